@@ -1,0 +1,18 @@
+//! `picollm._rustbpe`: the list of names that cross the border.
+#![allow(missing_docs)]
+
+use pyo3::prelude::*;
+
+mod error;
+mod loader;
+mod sharder;
+mod tokenizer;
+mod watch;
+
+#[pymodule]
+fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    tokenizer::register(module)?;
+    sharder::register(module)?;
+    loader::register(module)?;
+    Ok(())
+}

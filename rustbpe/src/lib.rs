@@ -1,0 +1,25 @@
+//! Bytes and tokens: byte-level BPE, token shards and the loader that reads them.
+//!
+//! The path runs in one direction: [`source`] turns files into documents, [`split`] cuts documents
+//! into pieces, [`count`] and [`train`] learn merges from them, [`encode`] turns documents into ids,
+//! [`sharder`] writes ids to shards and [`loader`] reads rows of them back. Nothing here has heard
+//! of Python; the crate `rustbpe-py` translates.
+
+pub mod control;
+pub mod count;
+pub mod decode;
+pub mod encode;
+pub mod error;
+pub mod loader;
+pub mod order;
+pub mod pack;
+pub mod ring;
+pub mod shard;
+pub mod sharder;
+pub mod source;
+pub mod split;
+pub mod train;
+pub mod vocab;
+
+pub use control::Control;
+pub use error::{Error, Result};
