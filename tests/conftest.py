@@ -1,0 +1,20 @@
+"""What every test may ask for: the shared real data, and small things made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the checkout (`PICOLLM_SHARED` or ../shared)."""
+    folder = Path(os.environ.get("PICOLLM_SHARED") or REPOSITORY.parent / "shared")
+    if not folder.is_dir():
+        why = f"real data not found at {folder}; set PICOLLM_SHARED"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return folder
