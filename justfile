@@ -1,0 +1,73 @@
+# Every command typed more than twice. `uv run just` needs nothing installed but uv and Rust.
+set shell := ["bash", "-euo", "pipefail", "-c"]
+export OMP_NUM_THREADS := env("OMP_NUM_THREADS", num_cpus())
+# Build scripts of the Rust border ask this interpreter for nothing but its version.
+export PYO3_PYTHON := env("PYO3_PYTHON", "python")
+
+# list the recipes
+default:
+    @just --list --unsorted
+
+# environment and release build of the extension
+setup:
+    uv sync
+
+# build the extension again after an edit of rustbpe/
+build:
+    uv sync --reinstall-package picollm-train
+
+# Rust unit, crate and doc tests; Python tests; no GPU, no network
+test: test-rust test-python
+
+test-rust:
+    cargo test --locked --quiet
+
+test-python *ARGS:
+    python -m pytest {{ ARGS }}
+
+# property tests with ten times the examples
+test-slow:
+    HYPOTHESIS_PROFILE=thorough PROPTEST_CASES=2560 just test
+
+# formatting, lints, types
+check:
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+    ruff check
+    ruff format --check
+    mypy
+    python dev/constraints.py --check
+
+# generated documents and examples are current and run
+docs:
+    cargo run --locked --quiet --example train_and_encode
+    python -m pytest --doctest-modules python/picollm/plan python/picollm/cli/options.py
+
+# text → tokenizer → shards → 20 steps → chat, through the commands a user types
+smoke:
+    python -m pytest -m slow tests/flow
+
+# exactly what .ci/run calls
+ci: test check docs smoke
+
+# the kill campaign by hand: N kills of a sharding process, seed and figures as JSON
+crash N="1000":
+    python -m tests.campaigns.crash --kills {{ N }}
+
+# kill and resume a training run N times; every float must be the same
+soak N="200":
+    python -m tests.campaigns.soak --cycles {{ N }}
+
+# criterion benches of the crate, or the Python benches: just bench rust | just bench python
+bench NAME="rust":
+    {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m pytest -m bench tests/bench" } }}
+
+# rewrite constraints.txt from pyproject.toml
+constraints:
+    python dev/constraints.py
+
+# reformat everything
+fmt:
+    cargo fmt --all
+    ruff format
+    ruff check --fix
