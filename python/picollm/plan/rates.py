@@ -1,0 +1,110 @@
+"""Peak rates of every optimizer group: base value x batch scale x width scale, and why.
+
+Keys of `OptimPlan.adamw` are the values of `model.roles.Role`. Base values: training specification 4.2
+(nanochat 92d63d4, searched at depth 12; the cliff of `x0_scale` at beta1 >= .97: its LOG 2026-01-22).
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from picollm.plan.laws import lr_scale, width_scale
+
+EPS = 1e-10
+MUON_LR = 0.02
+MUON_BETA2 = 0.9
+HOLD_FIRST = ("resid_scale", "x0_scale", "backout_scale")  # gradient exactly zero at the first step: rounding noise
+
+
+@dataclass(frozen=True)
+class AdamWGroup:
+    """Decoupled AdamW, bias-corrected. `lr` is the peak, after batch and width scaling."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    decay: float
+    eps: float = EPS
+
+
+@dataclass(frozen=True)
+class MuonGroup:
+    """Muon for all matrices. `lr` is the peak, after batch scaling; the flags are steps 2, 5, 6 and 7 of the rule."""
+
+    lr: float
+    beta2: float = MUON_BETA2
+    equilibrate: bool = True
+    renormalise: bool = True
+    normuon: bool = True
+    cautious: bool = True
+
+
+@dataclass(frozen=True)
+class OptimPlan:
+    """Every constant the optimizer needs. Momentum, decay and the rate multiplier come from `Rates` at each step."""
+
+    muon: MuonGroup
+    adamw: dict[str, AdamWGroup]
+    hold_first: tuple[str, ...] = HOLD_FIRST
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"hold_first": list(self.hold_first)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "OptimPlan":
+        adamw = {role: AdamWGroup(**group) for role, group in value["adamw"].items()}
+        return cls(MuonGroup(**value["muon"]), adamw, tuple(value["hold_first"]))
+
+
+@dataclass(frozen=True)
+class Base:
+    """A group before scaling. `by_batch`, `by_width`: which scale applies."""
+
+    group: AdamWGroup
+    by_batch: bool
+    by_width: bool
+
+
+ADAMW = {
+    "unembed": Base(AdamWGroup(0.008, 0.8, 0.96, 0.01), True, True),
+    "embed": Base(AdamWGroup(0.3, 0.8, 0.995, 0.001), True, True),
+    "value_embed": Base(AdamWGroup(0.15, 0.8, 0.995, 0.01), True, True),
+    "resid_scale": Base(AdamWGroup(0.005, 0.8, 0.95, 0.05), True, False),
+    "x0_scale": Base(AdamWGroup(0.5, 0.96, 0.95, 0.0), True, False),
+    "backout_scale": Base(AdamWGroup(0.2, 0.8, 0.95, 0.0), False, False),
+    "smear": Base(AdamWGroup(0.2, 0.8, 0.95, 0.0), False, False),
+}
+
+
+def base_rates(
+    learning_rate: float | None = None,
+    embedding_lr: float | None = None,
+    unembedding_lr: float | None = None,
+    scalar_lr: float | None = None,
+) -> dict[str, float]:
+    """Base rate by role, "matrix" included.
+
+    `learning_rate` is the matrices' and moves every group by the same factor. The others replace one family each:
+    `embedding_lr` the token table (value tables at half of it), `scalar_lr` the x0 scales (residual scales at 1 %).
+    """
+    factor = 1.0 if learning_rate is None else learning_rate / MUON_LR
+    rates = {"matrix": MUON_LR * factor} | {role: base.group.lr * factor for role, base in ADAMW.items()}
+    if embedding_lr is not None:
+        rates |= {"embed": embedding_lr, "value_embed": embedding_lr * 0.5}
+    if unembedding_lr is not None:
+        rates["unembed"] = unembedding_lr
+    if scalar_lr is not None:
+        rates |= {"x0_scale": scalar_lr, "resid_scale": scalar_lr * 0.01}
+    return rates
+
+
+def optim_plan(tokens_per_step: int, width: int, base: dict[str, float] | None = None) -> OptimPlan:
+    """Peak rates for a batch and a width; `base` as `base_rates` gives it."""
+    base = base_rates() if base is None else base
+    by_batch, by_width = lr_scale(tokens_per_step), width_scale(width)
+    adamw = {
+        role: replace(
+            known.group, lr=base[role] * (by_batch if known.by_batch else 1.0) * (by_width if known.by_width else 1.0)
+        )
+        for role, known in ADAMW.items()
+    }
+    return OptimPlan(MuonGroup(lr=base["matrix"] * by_batch), adamw)

@@ -1,0 +1,31 @@
+import json
+
+import pytest
+
+from picollm.plan.rates import OptimPlan, base_rates, optim_plan
+
+
+def test_peaks_of_the_model_of_1e19_flops() -> None:
+    plan = optim_plan(2**20, 1152)
+    assert plan.muon.lr == pytest.approx(0.02828, abs=5e-6)
+    expected = {
+        "unembed": 0.00924,
+        "embed": 0.3464,
+        "value_embed": 0.1732,
+        "x0_scale": 0.7071,
+        "resid_scale": 0.00707,
+    }
+    for role, lr in expected.items():
+        assert plan.adamw[role].lr == pytest.approx(lr, rel=5e-4), role
+    assert plan.adamw["backout_scale"].lr == plan.adamw["smear"].lr == 0.2
+
+
+def test_the_learning_rate_moves_every_group_by_one_factor() -> None:
+    usual, doubled = base_rates(), base_rates(learning_rate=0.04)
+    assert all(doubled[role] == pytest.approx(2 * lr) for role, lr in usual.items())
+    assert base_rates(embedding_lr=0.1)["value_embed"] == 0.05
+
+
+def test_an_optimizer_plan_survives_json() -> None:
+    plan = optim_plan(2**18, 640)
+    assert OptimPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
