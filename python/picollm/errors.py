@@ -48,6 +48,10 @@ class StoppedError(PicoError):
         self.exit_code = exit_code
 
 
+class BusyError(PicoError):
+    """Another process is writing here."""
+
+
 # Sources and shards
 class SourceError(CheckError):
     """A source file is truncated, damaged or not UTF-8."""
