@@ -1,0 +1,133 @@
+"""`World`: the processes of one run and how they talk. One process is a world of one and needs no group.
+
+Tensors are summed, never averaged: dividing by a count that all ranks know is exact, an average of averages is not.
+Values cross as JSON, so that nothing here unpickles what another process sent.
+"""
+
+import json
+import os
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from picollm.errors import UsageError
+
+TIMEOUT = timedelta(minutes=10)  # above the first compiled step; a dead peer is noticed at once by its closed socket
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"{name}={text!r} is not a whole number", hint="start with torchrun, or unset it")
+    return int(text)
+
+
+class World:
+    """Rank `rank` of `size`, with collectives that all ranks call in the same order.
+
+    Use it as a context: the group is left in all cases. `World()` is one process alone.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
+        self.device = torch.device(device)
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+
+    @classmethod
+    def open(cls, device: str = "cpu", *, init_method: str = "env://", timeout: timedelta = TIMEOUT) -> Self:
+        """The world that RANK, WORLD_SIZE and LOCAL_RANK describe: nccl for "cuda", gloo otherwise.
+
+        More than one process always gets a group: without one each would train its own copy.
+        """
+        rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+        local_rank = _number("LOCAL_RANK", rank)
+        if not 0 <= rank < size:
+            raise UsageError(f"RANK={rank} is outside WORLD_SIZE={size}", hint="start with torchrun")
+        cuda = torch.device(device).type == "cuda"
+        if cuda:
+            if local_rank >= torch.cuda.device_count():
+                found = torch.cuda.device_count()
+                raise UsageError(f"local rank {local_rank} has no GPU: {found} found", hint=f"--nproc-per-node {found}")
+            torch.cuda.set_device(local_rank)
+        place = torch.device("cuda", local_rank) if cuda else torch.device(device)
+        if size > 1:
+            dist.init_process_group(
+                "nccl" if cuda else "gloo",
+                init_method=init_method,
+                rank=rank,
+                world_size=size,
+                timeout=timeout,
+                device_id=place if cuda else None,
+            )
+        return cls(place, rank, size, local_rank)
+
+    def close(self) -> None:
+        """Leave the group. Safe to call twice."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def sum_(self, t: Tensor) -> Tensor:
+        """`t` summed over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(t, op=dist.ReduceOp.SUM)
+        return t
+
+    def min_(self, t: Tensor) -> Tensor:
+        """The least of each element over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(t, op=dist.ReduceOp.MIN)
+        return t
+
+    def max_(self, t: Tensor) -> Tensor:
+        """The greatest of each element over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(t, op=dist.ReduceOp.MAX)
+        return t
+
+    def reduce_scatter(self, parts: Tensor) -> Tensor:
+        """Sum of `parts` over the ranks, cut: parts (size · n,) → the n elements of this rank. One rank: no copy."""
+        if self.size == 1:
+            return parts
+        own = parts.new_empty(parts.numel() // self.size)
+        dist.reduce_scatter_tensor(own, parts)
+        return own
+
+    def all_gather(self, own: Tensor) -> Tensor:
+        """The parts of all ranks in rank order: own (n,) → (size · n,). One rank: no copy."""
+        if self.size == 1:
+            return own
+        parts = own.new_empty(own.numel() * self.size)
+        dist.all_gather_into_tensor(parts, own)
+        return parts
+
+    def gather(self, value: Any) -> list[Any]:
+        """The JSON values of all ranks in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
+        lengths = self.all_gather(torch.tensor([data.numel()], device=self.device)).tolist()
+        padded = data.new_zeros(max(lengths))
+        padded[: data.numel()] = data
+        rows = self.all_gather(padded).view(self.size, -1).cpu()
+        return [json.loads(bytes(row[:n].tolist())) for row, n in zip(rows, lengths, strict=True)]
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """The JSON value of rank `source`, on every rank; what the others pass is ignored."""
+        return value if self.size == 1 else self.gather(value if self.rank == source else None)[source]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum_(torch.zeros(1, device=self.device))
+        if self.size > 1 and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
