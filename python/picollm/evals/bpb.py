@@ -1,6 +1,5 @@
 """Bits per byte of a model over a fixed set of validation rows (TRAINING 10.2)."""
 
-import hashlib
 from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
@@ -9,10 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from picollm.evals.result import BitsPerByte
-
-IGNORED = -100  # a target that is padding or a masked slot
-HASH_WORDS = 4  # a row hash is four 64-bit words, and a set hash their sum: no order, no rank, no batch in it
+from picollm.evals.baselines import Rows as FixedRows
+from picollm.evals.result import HASH_WORDS, IGNORED, BitsPerByte, hash_rows, set_name
 
 
 class Scores(Protocol):
@@ -80,14 +77,24 @@ def bits_per_byte(
     return total(nats, counts, world, device)
 
 
-def hash_rows(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Wrapping sum (4,) uint64 of the rows' hashes. inputs, targets (B, T) int32; rows without a target are no rows."""
-    words = np.zeros(HASH_WORDS, dtype=np.uint64)
-    for row, wanted in zip(inputs, targets, strict=True):
-        if (wanted != IGNORED).any():
-            digest = hashlib.blake2b(row.tobytes() + wanted.tobytes(), digest_size=8 * HASH_WORDS)
-            words += np.frombuffer(digest.digest(), dtype="<u8")
-    return words
+def fixed_rows(stream: Steps, spelling: Sequence[bytes], steps: int | None = None) -> FixedRows:
+    """The rows that `bits_per_byte` would read from a one-rank stream, for the baselines. spelling: id → raw bytes."""
+    inputs, targets = [], []
+    for step in count():
+        if step == steps:
+            break
+        try:
+            batches = stream.next_step()
+        except StopIteration:
+            break
+        for batch in batches:
+            keep = (batch.targets != IGNORED).any(dim=1).cpu().numpy()
+            inputs.append(batch.inputs.to("cpu", torch.int32).numpy()[keep])  # a copy: the stream reuses its slots
+            targets.append(batch.targets.to("cpu", torch.int32).numpy()[keep])
+    empty = np.zeros((0, 0), np.int32)
+    if not inputs:
+        return FixedRows(empty, empty, spelling)
+    return FixedRows(np.concatenate(inputs), np.concatenate(targets), spelling)
 
 
 def total(nats: float, counts: np.ndarray, world: Sums, device: torch.device) -> BitsPerByte:
@@ -99,5 +106,4 @@ def total(nats: float, counts: np.ndarray, world: Sums, device: torch.device) ->
         world.sum_(shared_counts)
         nats = float(shared_nats)
         counts = shared_counts.cpu().numpy().view(np.uint64)
-    name = hashlib.blake2b(counts[1:].astype("<u8").tobytes(), digest_size=8).hexdigest()
-    return BitsPerByte(nats=nats, bytes=int(counts[0]), tokens=int(counts[1]), set_hash=name)
+    return BitsPerByte(nats=nats, bytes=int(counts[0]), tokens=int(counts[1]), set_hash=set_name(counts[2:]))
