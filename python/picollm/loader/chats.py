@@ -1,0 +1,43 @@
+"""Files of conversations: JSON lines, plain or gzip, each `{"messages": […]}` or a bare list of messages."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from picollm.conversation import Conversation
+from picollm.errors import CheckError, MissingError, SourceError, UsageError
+
+LONGEST_LINE = 16 << 20  # bytes; a longer line is not a conversation
+
+
+def read_chats(path: Path) -> Iterator[Conversation]:
+    """The conversations of a file, in order. Raises CheckError with file and line on the first bad one."""
+    if not path.is_file():
+        raise MissingError(f"{path}: no such file", hint="give a .jsonl or .jsonl.gz file, or smalltalk")
+    if path.name.removesuffix(".gz").rpartition(".")[2] not in ("jsonl", "ndjson", "json"):
+        raise UsageError(f"{path}: not a .jsonl or .jsonl.gz file")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from read_lines(file, path)
+    except (OSError, EOFError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}", hint="the file is damaged or cut short") from error
+
+
+def read_lines(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[Conversation]:
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise CheckError(f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes")
+        if line.isspace():
+            continue
+        try:
+            yield Conversation.from_json(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise CheckError(f"{path}, line {number}: not JSON: {error!s:.200}") from None
+        except CheckError as error:
+            raise CheckError(f"{path}, line {number}: {error.message}", hint=error.hint) from None
+    if not number:
+        raise MissingError(f"{path}: no conversations in it")
