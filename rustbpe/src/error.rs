@@ -146,9 +146,15 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::BadFile { .. } => Some("fetch or write the file again, or pass --on-bad-file skip".into()),
-            Error::BadUtf8 { .. } => Some("pass --bad-utf8 skip or --bad-utf8 replace; both count what they touch".into()),
-            Error::CorpusTooSmall { got, .. } => Some(format!("ask for --vocab-size {got} or fewer, or give more text")),
-            Error::DiskFull { .. } => Some("free some space and run the same command again: finished segments are kept".into()),
+            Error::BadUtf8 { .. } => {
+                Some("pass --bad-utf8 skip or --bad-utf8 replace; both count what they touch".into())
+            }
+            Error::CorpusTooSmall { got, .. } => {
+                Some(format!("ask for --vocab-size {got} or fewer, or give more text"))
+            }
+            Error::DiskFull { .. } => {
+                Some("free some space and run the same command again: finished segments are kept".into())
+            }
             _ => None,
         }
     }
