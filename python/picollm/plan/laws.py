@@ -6,6 +6,9 @@ per step, and nothing else: two requests that end in the same (shape, batch, ste
 
 import math
 
+from picollm.model.config import ModelConfig
+from picollm.model.counts import count
+
 GTOK_REF = 2**19  # tokens per step at which the rates were tuned (depth 12; nanochat LOG 2026-02-05)
 TOK_REF = 1_321_210_944  # tokens of that run: 12 x 110,100,912 scaling parameters (depth 12, vocabulary 32,768)
 WIDTH_REF = 768  # width of that model
@@ -77,3 +80,8 @@ def ramp_steps(steps: int) -> int:
 
 def warmdown_steps(steps: int, share: float = WARMDOWN_SHARE) -> int:
     return round(share * steps)
+
+
+def tokens_for_ratio(ratio: float, config: ModelConfig) -> float:
+    """Tokens of a run with `ratio` tokens per scaling parameter."""
+    return ratio * count(config).scaling
