@@ -1,11 +1,22 @@
 //! Files → documents. A source is a list of files cut into segments; a segment is read by one
 //! thread, in order, with bounded memory.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Control, Result};
+use crate::{Control, Error, Result};
+
+mod column;
+mod documents;
+mod jsonl;
+mod parquet;
+mod sniff;
+mod text;
+
+pub use column::{Column, choose_text_column};
+use documents::Documents;
+pub use sniff::{Sniff, sniff};
 
 /// One file of a source, relative to the source's root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +62,7 @@ pub enum OnBadFile {
     /// Stop with [`crate::Error::BadFile`].
     #[default]
     Error,
-    /// Leave the file out and record it.
+    /// Leave out what cannot be read, from the fault to the end of the file or slice, and record the file.
     Skip,
 }
 
@@ -97,16 +108,124 @@ pub fn is_validation(text: &[u8], val_ppm: u32) -> bool {
 }
 
 /// Read every document of a segment in order and hand each to `each`, as valid UTF-8 and never empty.
+/// Adds to `ctl.bytes` and `ctl.documents` as it goes.
 ///
 /// # Errors
 /// What reading can fail with, what `each` returns, [`crate::Error::Cancelled`].
 pub fn read_segment(
-    _root: &Path,
-    _files: &[FileEntry],
-    _segment: &Segment,
-    _options: &ReadOptions,
-    _ctl: &Control,
-    _each: &mut dyn FnMut(&str) -> Result<()>,
+    root: &Path,
+    files: &[FileEntry],
+    segment: &Segment,
+    options: &ReadOptions,
+    ctl: &Control,
+    each: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<ReadReport> {
-    todo!("R2")
+    let (first, end) = segment.files;
+    let (part, parts) = segment.slice;
+    let Some(wanted) = files.get(first as usize..end as usize) else {
+        return Err(Error::Invalid { what: format!("segment of files {first}..{end} in a plan of {}", files.len()) });
+    };
+    if part >= parts || (parts > 1 && wanted.len() != 1) {
+        return Err(Error::Invalid { what: format!("slice {part} of {parts} of {} files", wanted.len()) });
+    }
+    let mut documents = Documents::new(options, ctl, each);
+    for file in wanted {
+        match read_file(root, file, segment.slice, options, &mut documents) {
+            Err(Error::BadFile { .. }) if options.on_bad_file == OnBadFile::Skip => {
+                documents.report.bad_files.push(file.path.clone());
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(documents.report)
+}
+
+fn read_file(
+    root: &Path,
+    file: &FileEntry,
+    slice: (u32, u32),
+    options: &ReadOptions,
+    documents: &mut Documents<'_>,
+) -> Result<()> {
+    documents.ctl.check()?;
+    let path = located(root, file)?;
+    let (kind, coding) = kind_of(&file.path);
+    if slice.1 > 1 && !sliceable(kind, coding) {
+        return Err(Error::Invalid { what: format!("{}: cannot be read in slices", file.path) });
+    }
+    match kind {
+        Kind::Parquet => parquet::read(&path, slice, options, documents),
+        Kind::Jsonl => jsonl::read(&path, coding, file.size, slice, options, documents),
+        Kind::Text => text::read(&path, coding, options, documents),
+    }
+}
+
+/// Where a file lies, once it is known to be below the root and as large as planned.
+fn located(root: &Path, file: &FileEntry) -> Result<PathBuf> {
+    let relative = Path::new(&file.path);
+    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(Error::Invalid { what: format!("{:?} is not a path below the source's root", file.path) });
+    }
+    let path = root.join(relative);
+    let found = match path.metadata() {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::SourceChanged { path, what: "is gone since it was planned".into() });
+        }
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    if found != file.size {
+        let what = format!("{} bytes when it was planned, {found} now", file.size);
+        return Err(Error::SourceChanged { path, what });
+    }
+    Ok(path)
+}
+
+/// How documents lie in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rows of a column.
+    Parquet,
+    /// One JSON object a line.
+    Jsonl,
+    /// The file is a document, or several with a separator between them.
+    Text,
+}
+
+/// How a file's bytes are compressed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// Not at all.
+    Plain,
+    /// gzip, of one or several members.
+    Gzip,
+    /// Zstandard, of one or several frames.
+    Zstd,
+}
+
+/// Kind and coding by the file's name: `.parquet`, `.jsonl`, `.ndjson`, anything else is text; `.gz` and `.zst` behind them.
+pub fn kind_of(path: &str) -> (Kind, Coding) {
+    let (name, coding) = [(".gz", Coding::Gzip), (".zst", Coding::Zstd)]
+        .into_iter()
+        .find_map(|(suffix, coding)| path.strip_suffix(suffix).map(|name| (name, coding)))
+        .unwrap_or((path, Coding::Plain));
+    let kind = match name.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("parquet") if coding == Coding::Plain => Kind::Parquet,
+        Some("jsonl" | "ndjson") => Kind::Jsonl,
+        _ => Kind::Text,
+    };
+    (kind, coding)
+}
+
+/// Whether a file can be read from the middle.
+pub fn sliceable(kind: Kind, coding: Coding) -> bool {
+    coding == Coding::Plain && matches!(kind, Kind::Parquet | Kind::Jsonl)
+}
+
+/// `[⌊j·n/k⌋, ⌊(j+1)·n/k⌋)`: the part of `n` things that belongs to slice j of k.
+pub(crate) fn share(n: u64, (j, k): (u32, u32)) -> (u64, u64) {
+    let cut = |j: u64| u128::from(n) * u128::from(j) / u128::from(k.max(1));
+    #[expect(clippy::cast_possible_truncation, reason = "a share of n is at most n")]
+    let at = |j: u64| cut(j) as u64;
+    (at(j.into()), at(u64::from(j) + 1))
 }
