@@ -1,0 +1,159 @@
+"""Softcapped cross-entropy over chunks of tokens: no (tokens × V) tensor ever exists.
+
+The sum's gradients are formed in the forward pass, chunk by chunk, from logits that are there anyway: three matmuls
+and no recomputation. Letters: N tokens, C width, V vocabulary, V' rows of the head (those from V on are never used).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORE = -100  # a target that does not count
+CHUNK_BYTES = 1 << 28  # of fp32 logits on an accelerator
+CHUNK_LEAST, CHUNK_MOST = 512, 8192  # tokens
+CHUNK_CPU = 512  # measured: larger chunks leave the cache and cost a fifth of the elementwise time
+
+
+def chunk_tokens(vocab: int, device: torch.device) -> int:
+    """Tokens to a chunk: 2048 at V = 32,768 and 1024 at 65,536 on an accelerator."""
+    if device.type == "cpu":
+        return CHUNK_CPU
+    power = 1 << ((CHUNK_BYTES // (4 * vocab)).bit_length() - 1)
+    return min(max(power, CHUNK_LEAST), CHUNK_MOST)
+
+
+def softcapped(z: Tensor, softcap: float | None) -> Tensor:
+    """c · tanh(z/c) in place, z itself without a cap."""
+    return z if softcap is None else z.div_(softcap).tanh_().mul_(softcap)
+
+
+def _exact(t: Tensor) -> Tensor:
+    """At least fp32: where the softmax is taken."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+
+
+def _losses(h: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    """(n,) losses of one chunk, 0 where ignored."""
+    y = softcapped(_exact(h @ weight.T), softcap)
+    valid = targets != IGNORE
+    hit = y.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+    return torch.where(valid, y.logsumexp(-1) - hit, 0.0)
+
+
+def _losses_and_slope(
+    h: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, upstream: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(n,) losses, and (n, V) gradients of Σ upstream · loss by the raw logits, in the dtype of h.
+
+    With t = tanh(z/c) and y = ct: ∂loss/∂z = (softmax(y) − onehot) · (1 − t²).
+    """
+    t = _exact(h @ weight.T)
+    scale = 1.0 if softcap is None else softcap
+    if softcap is not None:
+        t.div_(softcap).tanh_()
+    valid = targets != IGNORE
+    index = targets.clamp_min(0)[:, None]
+    peak = t.amax(-1, keepdim=True)
+    slope = torch.sub(t, peak).mul_(scale).exp_()
+    total = slope.sum(-1, keepdim=True)
+    losses = torch.where(valid, (total.log() + scale * (peak - t.gather(1, index)))[:, 0], 0.0)
+    counted = valid[:, None].to(t.dtype)
+    if upstream is not None:
+        counted = counted * upstream[:, None].to(t.dtype)
+    slope.mul_(counted / total).scatter_add_(1, index, -counted)
+    if softcap is not None:
+        slope.addcmul_(slope, t.square_(), value=-1)
+    return losses, slope.to(h.dtype)
+
+
+def _gradients(
+    h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int, upstream: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses (N,), gradient by h (N, C) in its dtype, gradient by weight (V', C) in its dtype."""
+    head = weight[:vocab].to(h.dtype)
+    by_weight = torch.zeros_like(weight)
+    by_h = torch.empty_like(h)
+    losses = []
+    for start in range(0, h.shape[0], chunk):
+        part = slice(start, start + chunk)
+        weights = None if upstream is None else upstream[part]
+        loss, slope = _losses_and_slope(h[part], head, targets[part], softcap, weights)
+        losses.append(loss)
+        torch.mm(slope, head, out=by_h[part])
+        if slope.dtype == weight.dtype:
+            by_weight[:vocab].addmm_(slope.T, h[part])
+        else:
+            by_weight[:vocab] += slope.T @ h[part]
+    return torch.cat(losses), by_h, by_weight
+
+
+class _LossSum(torch.autograd.Function):
+    """The sum. Its gradients are made at once and scaled in place by backward, which may run once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int
+    ) -> Tensor:
+        losses, ctx.by_h, ctx.by_weight = _gradients(h, weight, targets, vocab, softcap, chunk, None)
+        return losses.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.by_h is None:
+            raise RuntimeError("the loss was already taken back: its gradients are gone")
+        by_h, by_weight = ctx.by_h.mul_(upstream), ctx.by_weight.mul_(upstream)
+        ctx.by_h = ctx.by_weight = None
+        return by_h, by_weight, None, None, None, None
+
+
+class _Losses(torch.autograd.Function):
+    """One loss per token. Backward forms the logits again: what arrives there weighs each token."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int
+    ) -> Tensor:
+        ctx.save_for_backward(h, weight, targets)
+        ctx.vocab, ctx.softcap, ctx.chunk = vocab, softcap, chunk
+        head = weight[:vocab].to(h.dtype)
+        parts = [slice(start, start + chunk) for start in range(0, h.shape[0], chunk)]
+        return torch.cat([_losses(h[part], head, targets[part], softcap) for part in parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, targets = ctx.saved_tensors
+        _, by_h, by_weight = _gradients(h, weight, targets, ctx.vocab, ctx.softcap, ctx.chunk, upstream)
+        return by_h, by_weight, None, None, None, None
+
+
+def token_losses(
+    h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int | None = None
+) -> Tensor:
+    """Negative log-likelihood in nats of each target, 0 where it is IGNORE.
+
+    h (…, C) compute dtype; weight (V', C); targets (…) int64 → (…) fp32, or float64 for float64 h.
+    """
+    chunk = chunk or chunk_tokens(vocab, h.device)
+    flat = (h.flatten(0, -2), weight, targets.flatten())
+    losses: Tensor = _Losses.apply(*flat, vocab, softcap, chunk)  # type: ignore[no-untyped-call]
+    return losses.view(targets.shape)
+
+
+def loss_sum(
+    h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int | None = None
+) -> Tensor:
+    """Sum of `token_losses`, for training: divide it by the step's global count of valid targets.
+
+    Backward works once; a second one is an error. Without gradients only the loss is formed.
+    """
+    wanted = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
+    if not wanted:
+        return token_losses(h, weight, targets, vocab, softcap, chunk).sum()
+    chunk = chunk or chunk_tokens(vocab, h.device)
+    flat = (h.flatten(0, -2), weight, targets.flatten())
+    total: Tensor = _LossSum.apply(*flat, vocab, softcap, chunk)  # type: ignore[no-untyped-call]
+    return total
