@@ -38,11 +38,12 @@ def estimate_of(
 ) -> Estimate:
     """Time of the whole run: from --step-time, else a measured rate, else an assumed one."""
     flops, price = horizon.tokens * flops_per_token(config), request.price_per_gpu_hour or 0.0
+    text = f"{flops:.3g}".replace("e+", "e")
     if request.step_time is not None:
         seconds = request.step_time * horizon.steps
         return Estimate(flops / seconds, True, seconds, f"{horizon.steps:,} x {request.step_time:g} s", price)
     if speed is not None:
-        return Estimate(speed, True, flops / speed, f"{flops:.3g} FLOPs / {speed:.3g} FLOP/s measured", price)
+        return Estimate(speed, True, flops / speed, f"{text} FLOPs / {speed:.3g} FLOP/s measured", price)
     rate = flop_rate(machine, config, ranks)
     if not rate:
         return Estimate(0.0, False, 0.0, f"rate of {machine.name} unknown", price)
@@ -50,6 +51,4 @@ def estimate_of(
     peak = (machine.peak_flops or 0.0) / TERA
     figure = f"{peak:,.0f} TF" if peak >= 10 else f"{1000 * peak:,.0f} GF"
     devices = "" if machine.device == "cpu" else f"{ranks} x "
-    return Estimate(
-        rate, False, flops / rate, f"{flops:.3g} FLOPs / ({devices}{figure} x {share:.0f} % assumed)", price
-    )
+    return Estimate(rate, False, flops / rate, f"{text} FLOPs / ({devices}{figure} x {share:.0f} % assumed)", price)

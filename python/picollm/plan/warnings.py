@@ -23,7 +23,7 @@ DAY = 86_400
 
 
 def million(value: float) -> str:
-    return f"{value / 1e6:.0f} M" if value >= 10e6 else f"{value / 1e6:.2f} M"
+    return f"{value / 1e6:,.0f} M" if value >= 10e6 else f"{value / 1e6:.2f} M"
 
 
 def find(plan: TrainPlan, machine: Machine) -> tuple[Warning, ...]:

@@ -1,6 +1,7 @@
 import pytest
 
 from picollm.errors import UsageError
+from picollm.plan import config
 from picollm.plan.knobs import KNOBS, Kind, find
 from picollm.plan.presets import PRESETS
 from picollm.plan.request import NAMES, Interval, TrainRequest, combine
@@ -87,3 +88,18 @@ def test_a_request_survives_json() -> None:
 def test_every_preset_is_a_request() -> None:
     for values in PRESETS.values():
         TrainRequest.from_json(values)
+
+
+def test_a_request_survives_its_toml_file() -> None:
+    said = TrainRequest(
+        shards='odd "name"', depth=4, target_flops=1e19, smear=False, save_every=Interval(900, "seconds"), dtype="bf16"
+    )
+    assert TrainRequest.from_json(config.read(config.write(said.to_json()), "run.toml")) == said
+
+
+def test_a_file_may_use_any_spelling_and_may_not_contradict_itself() -> None:
+    assert config.read("bf16 = true\n[model]\nlayers = 4\n", "f") == {"dtype": "bf16", "depth": 4}
+    with pytest.raises(UsageError, match="depth is said twice: 4 and 6"):
+        config.read("layers = 4\ndepth = 6\n", "f")
+    with pytest.raises(UsageError, match="f: "):
+        config.read("layers = ", "f")
