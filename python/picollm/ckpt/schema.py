@@ -119,6 +119,14 @@ def entry_of(path: Path, name: str, value: Any) -> Entry:
     return Entry(size, sha256)
 
 
+KINDS: dict[str, type] = {"int": int, "str": str, "dict": dict}
+
+
+def kind_of(annotation: Any) -> str:
+    """`dict[str, Any]` → `dict`."""
+    return str(getattr(annotation, "__name__", annotation))
+
+
 @dataclass(frozen=True)
 class State:
     """`state.json`: all that a resume needs beside the tensors. Floats are hex text, so that no bit is lost.
@@ -129,7 +137,8 @@ class State:
     step: int  # attempted; drives schedule and data
     updates: int  # applied; drives bias correction
     stage: str  # "base" or "sft"
-    dtype: str  # of the stored parameters: "float32", "float64"
+    dtype: str  # of the arithmetic: "fp32", "bf16", "fp64"; with `device` it gives the dtype of every stored weight
+    device: str  # "cpu", "cuda" or "mps"
     plan: dict[str, Any]
     loader: dict[str, Any]
     rng: dict[str, Any]
@@ -150,12 +159,10 @@ class State:
     def read(cls, path: Path) -> Self:
         """Raises CheckpointError on missing or unknown fields and on wrong types."""
         value = read_json(path)
-        known = {field.name: field.type for field in fields(cls)}
+        known = {field.name: kind_of(field.type) for field in fields(cls)}
         if value.pop("format", None) != FORMAT or set(value) != set(known):
             raise damaged(path, f"not a state of {FORMAT}: fields differ: {sorted(set(value) ^ set(known))}")
-        for name, kind in (("step", int), ("updates", int), ("evaluated", int), ("threads", int), ("world_size", int),
-                           ("stage", str), ("dtype", str), ("shards", str), ("tokenizer", str), ("plan", dict),
-                           ("loader", dict), ("rng", dict), ("guard", dict), ("meters", dict)):  # fmt: skip
-            if type(value[name]) is not kind:
-                raise damaged(path, f"{name} is not of type {kind.__name__}")
+        for name, kind in known.items():
+            if kind in KINDS and type(value[name]) is not KINDS[kind]:
+                raise damaged(path, f"{name} is not of type {kind}")
         return cls(**value)

@@ -99,22 +99,3 @@ def check_header(path: Path) -> None:
         raise durable.failure(path, "read", error) from error
     if len(head) < 9 or int.from_bytes(head[:8], "little") > MAX_HEADER or head[8:9] != b"{":
         raise damaged(path, "not a safetensors file, or its header is over 16 MiB")
-
-
-def load_checked(tensors: Tensors, into: Mapping[str, Tensor], where: Path) -> None:
-    """Fill every tensor of `into`, once names, shapes and dtypes are found equal.
-
-    Raises CheckpointError for a difference, or for a value that is not finite.
-    """
-    if differ := set(tensors) ^ set(into):
-        raise damaged(where, f"{len(differ)} tensors are missing or unknown, such as {min(differ)}")
-    for name, target in into.items():
-        found = tensors.shape(name), tensors.dtype(name)
-        if found != (tuple(target.shape), target.dtype):
-            raise damaged(where, f"{name} is {found}, the config wants {(tuple(target.shape), target.dtype)}")
-    with torch.no_grad():
-        for name, target in into.items():
-            value = tensors[name]
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise damaged(where, f"{name} holds values that are not finite")
-            target.copy_(value)

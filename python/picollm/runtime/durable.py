@@ -93,6 +93,14 @@ def write_json(path: Path, value: Any) -> None:
     write(path, to_json(value))
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises PicoError where it cannot be read, ValueError where it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise failure(path, "read", error) from error
+
+
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
     """Be the only writer of `directory` (created if absent), else raise BusyError naming the owner's pid, at once.

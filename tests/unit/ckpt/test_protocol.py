@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from picollm.ckpt import store
+from picollm.ckpt import protocol
 from picollm.ckpt.schema import MANIFEST, MODEL, State, step_name
 from picollm.ckpt.tensors import Tensors
 from picollm.errors import CheckpointError, PicoError
@@ -21,7 +21,8 @@ def state_at(step: int) -> State:
         step=step,
         updates=step,
         stage="base",
-        dtype="float32",
+        dtype="fp32",
+        device="cpu",
         plan={"steps": 100},
         loader={"rows": step},
         rng={},
@@ -37,14 +38,14 @@ def state_at(step: int) -> State:
     )
 
 
-def contents_at(step: int) -> store.Contents:
+def contents_at(step: int) -> protocol.Contents:
     weights = {"wte.weight": torch.arange(12.0).reshape(3, 4) + step}
     optimizer = {"wte.weight/exp_avg": torch.full((3, 4), float(step)), "step": torch.tensor(step)}
-    return store.Contents(state_at(step), b"{}", b"{}", weights, optimizer)
+    return protocol.Contents(state_at(step), b"{}", b"{}", weights, optimizer)
 
 
 def save_at(root: Path, *steps: int) -> list[Path]:
-    return [store.save(root, contents_at(step), World()).path for step in steps]
+    return [protocol.save(root, contents_at(step), World()).path for step in steps]
 
 
 def nobody(text: str) -> None:
@@ -55,8 +56,8 @@ def test_what_was_saved_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     (path,) = save_at(tmp_path, 5)
     assert path.name == "step-0000000005"
     assert State.read(path / "state.json") == state_at(5)
-    manifest = store.verify(path)
-    with Tensors([path / MODEL, *store.optimizer_files(path, manifest)]) as tensors:
+    manifest = protocol.verify(path)
+    with Tensors([path / MODEL, *protocol.optimizer_files(path, manifest)]) as tensors:
         assert set(tensors) == {"wte.weight", "wte.weight/exp_avg", "step"}
         assert torch.equal(tensors["wte.weight"], contents_at(5).weights["wte.weight"])
         assert tensors.shape("wte.weight") == (3, 4)
@@ -65,7 +66,10 @@ def test_what_was_saved_is_read_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_equal_contents_give_equal_bytes(tmp_path: Path) -> None:
-    one, two = store.save(tmp_path / "a", contents_at(1), World()), store.save(tmp_path / "b", contents_at(1), World())
+    one, two = (
+        protocol.save(tmp_path / "a", contents_at(1), World()),
+        protocol.save(tmp_path / "b", contents_at(1), World()),
+    )
     assert one.sha256 == two.sha256
 
 
@@ -81,7 +85,7 @@ def test_any_damage_to_any_file_is_found_and_the_previous_checkpoint_taken(tmp_p
         shutil.copytree(tmp_path / "clean", root)
         damage(root / new.name / name, how, rng)
         told: list[str] = []
-        assert store.newest(root, told.append) == root / old.name, (name, how)
+        assert protocol.newest(root, told.append) == root / old.name, (name, how)
         assert len(told) == 1
 
 
@@ -115,7 +119,7 @@ def test_a_changed_byte_anywhere_in_a_manifest_is_found(tmp_path: Path) -> None:
     for at in range(0, len(data), 7):
         (path / MANIFEST).write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         with pytest.raises(PicoError):
-            store.verify(path, only=())
+            protocol.verify(path, only=())
 
 
 @pytest.mark.row("C3")
@@ -123,13 +127,13 @@ def test_with_every_checkpoint_damaged_the_run_stops(tmp_path: Path) -> None:
     for path in save_at(tmp_path, 1, 2):
         (path / MODEL).write_bytes(b"")
     with pytest.raises(CheckpointError, match="no whole checkpoint is left") as caught:
-        store.newest(tmp_path, lambda text: None)
+        protocol.newest(tmp_path, lambda text: None)
     assert caught.value.exit_code == 3
 
 
 def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
-    assert store.newest(tmp_path, nobody) is None
-    assert store.newest(tmp_path / "absent", nobody) is None
+    assert protocol.newest(tmp_path, nobody) is None
+    assert protocol.newest(tmp_path / "absent", nobody) is None
 
 
 @pytest.mark.row("C18")
@@ -144,15 +148,15 @@ def test_the_newest_is_the_highest_number_and_junk_is_ignored(tmp_path: Path) ->
         "step-00000000099x",
     ):
         (tmp_path / junk).mkdir()
-    assert store.candidates(tmp_path) == [high, low]
-    assert store.newest(tmp_path, nobody) == high
+    assert protocol.candidates(tmp_path) == [high, low]
+    assert protocol.newest(tmp_path, nobody) == high
 
 
 def test_a_directory_named_for_another_step_is_refused(tmp_path: Path) -> None:
     (path,) = save_at(tmp_path, 1)
     path.rename(tmp_path / step_name(7))
     with pytest.raises(CheckpointError, match="another step"):
-        store.verify(tmp_path / step_name(7))
+        protocol.verify(tmp_path / step_name(7))
 
 
 @pytest.mark.row("C20")
@@ -169,8 +173,8 @@ def test_a_step_reached_again_never_costs_a_valid_checkpoint(tmp_path: Path, the
     contents = contents_at(3)
     if there == "other":
         contents = replace(contents, state=replace(contents.state, updates=2))
-    saved = store.save(tmp_path, contents, World())
-    store.verify(path)
+    saved = protocol.save(tmp_path, contents, World())
+    protocol.verify(path)
     assert State.read(path / "state.json") == contents.state
     assert saved.path == path
     assert (path.stat().st_ino == identity) == (there == "identical")
@@ -181,7 +185,7 @@ def test_a_step_reached_again_never_costs_a_valid_checkpoint(tmp_path: Path, the
 def test_pruning_keeps_the_newest_whole_ones_and_the_pinned(tmp_path: Path) -> None:
     paths = save_at(tmp_path, 1, 2, 3, 4, 5)
     (paths[4] / MODEL).write_bytes(b"")
-    store.prune(tmp_path, 2, [1], set())
+    protocol.prune(tmp_path, 2, [1], set())
     assert {path.name for path in tmp_path.iterdir()} == {step_name(step) for step in (1, 3, 4, 5)}
 
 
@@ -190,7 +194,7 @@ def test_a_value_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     contents = contents_at(1)
     contents.weights["wte.weight"][1, 1] = torch.nan
     with pytest.raises(CheckpointError, match=r"wte\.weight holds values that are not finite"):
-        store.save(tmp_path, contents, World())
+        protocol.save(tmp_path, contents, World())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,7 +208,7 @@ def test_a_failing_disk_leaves_the_previous_checkpoint_and_a_clear_error(
     monkeypatch.setenv(failpoint.VARIABLE, f"{place}=ENOSPC")
     with pytest.raises(PicoError, match="No space left"):
         save_at(tmp_path, 2)
-    assert store.newest(tmp_path, nobody) == old
+    assert protocol.newest(tmp_path, nobody) == old
 
 
 PLACES = ["begun", "synced", "manifest_synced", "trashed", "renamed", "committed"]
@@ -226,10 +230,10 @@ def test_a_kill_at_any_step_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path, 
     save_at(tmp_path, 1, 2)
     (tmp_path / step_name(2) / MODEL).write_bytes(b"damaged, so that the save has to move it away")
     assert die_saving(tmp_path, place) == signal.SIGKILL
-    found = store.newest(tmp_path, lambda text: None)
+    found = protocol.newest(tmp_path, lambda text: None)
     committed = place in ("renamed", "committed")
     assert found == tmp_path / step_name(2 if committed else 1)
-    store.sweep(tmp_path)
+    protocol.sweep(tmp_path)
     assert all(entry.name.startswith("step-") and ".tmp-" not in entry.name for entry in tmp_path.iterdir())
     save_at(tmp_path, 2)
-    assert store.newest(tmp_path, nobody) == tmp_path / step_name(2)
+    assert protocol.newest(tmp_path, nobody) == tmp_path / step_name(2)
