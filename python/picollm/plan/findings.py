@@ -4,8 +4,9 @@ import math
 
 from picollm.plan import laws
 from picollm.plan.facts import DataFacts, Problem
-from picollm.plan.fit import Place, out_of_memory
+from picollm.plan.fit import out_of_memory
 from picollm.plan.knobs import HORIZONS
+from picollm.plan.memory import Place
 from picollm.plan.request import Origin, TrainRequest
 from picollm.plan.shapes import DEPTH, VOCAB, Choice, width_of
 from picollm.plan.trainplan import TrainPlan

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from picollm.model.config import ModelConfig
 from picollm.model.counts import checkpoint_bytes, count, optimizer_bytes, weight_bytes
 
-BLOCK_TENSORS = 17  # kept per block, in units of B·T·C: norms, q, k, v, attention out, 4C twice, block inputs
-STREAM_TENSORS = 4  # kept once: x0, the half-depth stream, before and after the last norm
+# Kept for backward, in units of B·T·C. Eager: fitted with MemTracker on CPU at depths 2 to 8 (torch 2.13, November
+# 2026). Compiled: a count of norms, q, k, v, attention out, 4C twice and block inputs, not yet measured on CUDA.
+BLOCK_TENSORS = {False: 19.5, True: 17.0}
+STREAM_TENSORS = 3  # once: x0, the half-depth stream, before the last norm
+BACKWARD_TENSORS = 14  # alive beside them while the last MLP is taken back; fitted likewise
+LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2}  # per logit of a chunk: product, soft cap, gradient
+CHUNK_BYTES, CHUNK_LEAST, CHUNK_MOST, CHUNK_CPU = 2**28, 512, 8192, 512  # as model/loss.py has them; a test compares
 MUON_STACK = 64 * 2**20  # elements that are orthogonalised at a time
 MUON_COPIES = 4  # X, A = XXᵀ, its polynomial, the product
 FIXED = {"cuda": 2**30, "mps": 2**30, "cpu": 2**29}  # context and libraries; judgement
 USABLE = 0.92  # of a device's memory: the rest is fragments and other people's
-LOGIT_COPIES = 2 + 4 + 4  # bytes per logit of a chunk: bf16 product, fp32 soft cap, fp32 gradient
 CPU_MICRO_TOKENS = 8192  # rows past this leave the caches and gain nothing; judgement
 
 
@@ -45,38 +49,55 @@ def table_bytes(device: str) -> int:
     return 2 if device == "cuda" else 4
 
 
-def logits_chunk(vocab: int) -> int:
+def logits_chunk(vocab: int, device: str) -> int:
     """Tokens whose logits exist at a time."""
-    return min(8192, max(512, 1 << ((2**28 // (4 * vocab)).bit_length() - 1)))
+    if device == "cpu":
+        return CHUNK_CPU
+    power = 1 << ((CHUNK_BYTES // (4 * vocab)).bit_length() - 1)
+    return min(CHUNK_MOST, max(CHUNK_LEAST, power))
 
 
-def memory_of(config: ModelConfig, rows: int, ranks: int, device: str, dtype: str, available: int) -> Memory:
-    """The ledger for `rows` per micro-step on each of `ranks` devices."""
+@dataclass(frozen=True)
+class Place:
+    """Where a model must fit: `ranks` devices of `memory` bytes each (0: unknown), computing in `dtype`."""
+
+    device: str
+    dtype: str
+    compile: bool
+    memory: int
+    ranks: int
+
+
+def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
+    """The ledger for `rows` per micro-step. The head, the backward pass and Muon have their peaks one after another."""
     width, vocab, tokens = config.width, config.padded_vocab, rows * config.seq_len
-    size = 2 if dtype == "bf16" else 4
-    counts = count(config)
-    weights = weight_bytes(config, table_bytes(device))
-    chunk = min(logits_chunk(vocab), tokens)
+    size = 2 if place.dtype == "bf16" else 4
+    weights = weight_bytes(config, table_bytes(place.device))
+    unit = tokens * width * size
+    kept = round(unit * (config.depth * BLOCK_TENSORS[place.compile] + STREAM_TENSORS))
+    chunk = min(logits_chunk(config.vocab_size, place.device), tokens)
+    logits = chunk * vocab * LOGIT_BYTES[place.dtype] + 4 * vocab * width + unit
+    muon = 4 * MUON_COPIES * min(MUON_STACK, count(config).matrices // place.ranks)
     return Memory(
         weights=weights,
         gradients=weights,
-        optimizer=optimizer_bytes(config, table_bytes(device)) // ranks,
-        activations=tokens * width * size * (config.depth * BLOCK_TENSORS + STREAM_TENSORS),
-        logits=chunk * vocab * LOGIT_COPIES + 4 * vocab * width + size * tokens * width,
-        workspace=FIXED[device] + 4 * MUON_COPIES * min(MUON_STACK, counts.matrices // max(1, ranks)),
-        available=available,
+        optimizer=optimizer_bytes(config, table_bytes(place.device)) // place.ranks,
+        activations=kept,
+        logits=logits,
+        workspace=FIXED[place.device] + max(0, BACKWARD_TENSORS * unit - logits, muon - kept - logits),
+        available=place.memory,
     )
 
 
-def largest_rows(config: ModelConfig, ranks: int, device: str, dtype: str, available: int) -> int:
+def largest_rows(config: ModelConfig, place: Place) -> int:
     """The most rows per micro-step that fit, 0 if not even one does."""
 
     def fits(rows: int) -> bool:
-        return memory_of(config, rows, ranks, device, dtype, available).fits
+        return memory_of(config, rows, place).fits
 
     if not fits(1):
         return 0
-    ceiling = max(1, CPU_MICRO_TOKENS // config.seq_len) if device == "cpu" else 1024
+    ceiling = max(1, CPU_MICRO_TOKENS // config.seq_len) if place.device == "cpu" else 1024
     low, high = 1, ceiling
     while low < high:
         middle = (low + high + 1) // 2

@@ -8,7 +8,7 @@ from picollm.model.counts import checkpoint_bytes, count, flops_per_token, flops
 from picollm.plan.facts import Warning
 from picollm.plan.knobs import BY_NAME
 from picollm.plan.laws import lr_scale, width_scale
-from picollm.plan.memory import LOGIT_COPIES, table_bytes
+from picollm.plan.memory import LOGIT_BYTES, table_bytes
 from picollm.plan.rates import ADAMW
 from picollm.plan.trainplan import TrainPlan
 
@@ -114,7 +114,7 @@ def time_text(plan: TrainPlan) -> str:
 
 def resource_lines(plan: TrainPlan) -> Iterator[str]:
     m, tokens = plan.memory, plan.device_batch * plan.seq_len
-    whole = tokens * plan.model.padded_vocab * LOGIT_COPIES
+    whole = tokens * plan.model.padded_vocab * LOGIT_BYTES[plan.dtype]
     parts = (
         f"weights {m.weights / GIB:.1f} · grads {m.gradients / GIB:.1f} · optimizer {m.optimizer / GIB:.1f} · "
         f"activations {m.activations / GIB:.1f} · logits {m.logits / GIB:.1f} (chunked; {whole / GIB:.1f} if not) · "

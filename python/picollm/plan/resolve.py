@@ -11,10 +11,9 @@ from picollm.model.counts import flops_per_token
 from picollm.plan import laws
 from picollm.plan.facts import DataFacts
 from picollm.plan.findings import notes_of, problems_of
-from picollm.plan.fit import Place
 from picollm.plan.horizon import Horizon, device_batch, from_steps, from_tokens, given_batch, micro_steps
 from picollm.plan.knobs import BY_NAME, HORIZONS
-from picollm.plan.memory import disk_of, memory_of
+from picollm.plan.memory import Place, disk_of, largest_rows, memory_of
 from picollm.plan.rates import base_rates, optim_plan
 from picollm.plan.request import Interval, Origin, TrainRequest
 from picollm.plan.schedule import Schedule
@@ -46,9 +45,9 @@ class Setting:
     @property
     def place(self) -> Place:
         shared = self.ranks if self.machine.device == "cpu" else 1  # processes on a CPU share its memory
-        return Place(
-            self.machine.device, dtype_of(self.request, self.machine), self.machine.memory // shared, self.ranks
-        )
+        memory = self.machine.memory // shared
+        compiled = {"on": True, "off": False}.get(self.request.compile or "auto", self.machine.device == "cuda")
+        return Place(self.machine.device, dtype_of(self.request, self.machine), compiled, memory, self.ranks)
 
 
 def resolve(
@@ -216,7 +215,7 @@ def rows_of(at: Setting, config: ModelConfig, step_rows: int) -> int:
         return request.device_batch_size
     if request.grad_accum is not None:
         return -(-step_rows // (at.ranks * request.grad_accum))
-    return device_batch(step_rows, at.ranks, max(1, at.place.largest(config)))
+    return device_batch(step_rows, at.ranks, max(1, largest_rows(config, at.place)))
 
 
 def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, origins: dict[str, Origin]) -> TrainPlan:
@@ -245,7 +244,7 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         device_batch=rows,
         micro_steps=micro_steps(horizon.batch.rows, at.ranks, rows),
         dtype=place.dtype,
-        compile={"on": True, "off": False}.get(request.compile or "auto", machine.device == "cuda"),
+        compile=place.compile,
         workers=positive(request, "workers", max(1, min(WORKERS_MAX, machine.cores // at.ranks // 2))),
         schedule=schedule,
         optim=optim,
@@ -257,7 +256,7 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         save_every=save,
         keep=keep,
         stop_after=request.stop_after,
-        memory=memory_of(config, rows, at.ranks, place.device, place.dtype, place.memory),
+        memory=memory_of(config, rows, place),
         disk=disk_of(config, machine.device, horizon.tokens, epochs, present, max(1, int(saves)), keep),
         estimate=estimate,
         machine=machine.name,
