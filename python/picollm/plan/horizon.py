@@ -36,8 +36,6 @@ def batch_of(tokens_per_step: int, seq_len: int, source: str) -> Batch:
 
 def from_steps(steps: int, seq_len: int, tokens_per_step: int | None) -> Horizon:
     """Steps are the horizon; the batch as given, else by the law solved for steps. Never halved (rule 2)."""
-    if steps < 1:
-        raise UsageError(f"--num-iterations must be at least 1, not {steps}")
     if tokens_per_step is None:
         return Horizon(steps, batch_of(laws.batch_for_steps(steps), seq_len, "batch law, steps given"))
     return Horizon(steps, batch_of(tokens_per_step, seq_len, "given"))
@@ -60,9 +58,6 @@ def from_tokens(tokens: float, seq_len: int, tokens_per_step: int | None) -> Hor
 def given_batch(request: TrainRequest, seq_len: int, ranks: int) -> int | None:
     """Tokens per step where the request fixes them. Raises UsageError where its numbers disagree."""
     rows, accum, total = request.device_batch_size, request.grad_accum, request.total_batch_size
-    for flag, value in (("--device-batch-size", rows), ("--grad-accum", accum), ("--total-batch-size", total)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} must be at least 1, not {value}")
     if accum is None:
         return total
     if rows is not None:

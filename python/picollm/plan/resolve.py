@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 
 from picollm.errors import UsageError
@@ -30,6 +31,8 @@ KEEP = 3
 EVAL_MAX, EVAL_SHARE = 250, 10
 VAL_MIN, VAL_MAX, VAL_SHARE = 2**14, 10_000_000, 64
 WORKERS_MAX = 8
+MAY_BE_ZERO = ("seed", "weight_decay", "warmup_steps", "warmdown_ratio")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def resolve(
     plan that was measured; on resume both come from the saved plan, so that the steps stay.
     Raises UsageError where the request contradicts itself.
     """
+    check_request(request)
     check_machine(request, machine)
     at = Setting(request, machine, data, request.nproc or 1, speed)
     vocab, vocab_origin = vocabulary(request, data, tokenizer_vocab)
@@ -78,17 +82,29 @@ def resolve(
     return replace(plan, warnings=find(plan, machine))
 
 
+def check_request(request: TrainRequest) -> None:
+    """Raise UsageError for a number no run can have, or a name that is no folder's."""
+    for name, value in request.said().items():
+        flag = BY_NAME[name].flag
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            raise UsageError(f"{flag} must be a finite number, not {value}")
+        if name in MAY_BE_ZERO:
+            if value < 0:
+                raise UsageError(f"{flag} must not be negative: {value}")
+        elif value <= 0:
+            least = "at least 1" if isinstance(value, int) else "positive"
+            raise UsageError(f"{flag} must be {least}, not {value}")
+    if request.name is not None and not NAME.fullmatch(request.name):
+        raise UsageError(f"--name {request.name!r}: letters, digits, dot, dash and underscore, not a dot first")
+
+
 def check_machine(request: TrainRequest, machine: Machine) -> None:
-    """Raise UsageError for a device that is not there, or numbers no machine has."""
+    """Raise UsageError for a device that is not there."""
     if request.device not in (None, "auto", machine.device):
         hint = "install a torch build with CUDA, or say --device auto" if request.device == "cuda" else "--device auto"
         raise UsageError(f"--device {request.device}: this machine offers {machine.device} ({machine.name})", hint=hint)
-    if request.nproc is not None and request.nproc < 1:
-        raise UsageError(f"--nproc must be at least 1, not {request.nproc}")
-    for name in ("price_per_gpu_hour", "learning_rate", "embedding_lr", "unembedding_lr", "scalar_lr", "step_time"):
-        value = getattr(request, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UsageError(f"{BY_NAME[name].flag} must be positive, not {value}")
 
 
 def dtype_of(request: TrainRequest, machine: Machine) -> str:
@@ -117,16 +133,12 @@ def vocabulary(request: TrainRequest, data: DataFacts | None, tokenizer: int | N
 
 
 def horizon_name(request: TrainRequest) -> str:
-    """The knob that decides the length; the ratio when nothing does. Raises UsageError on two or on no number."""
+    """The knob that decides the length; the ratio when nothing does. Raises UsageError on two."""
     given = [name for name in HORIZONS if getattr(request, name) is not None]
     if len(given) > 1:
         flags = " and ".join(BY_NAME[name].flag for name in given)
         raise UsageError(f"two horizons: {flags}", hint="keep one; to leave early use the cap --stop-after")
-    name = given[0] if given else "target_param_data_ratio"
-    value = getattr(request, name)
-    if value is not None and not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"{BY_NAME[name].flag} must be positive, not {value}")
-    return name
+    return given[0] if given else "target_param_data_ratio"
 
 
 def tokens_at(at: Setting, config: ModelConfig, horizon: str) -> float:
@@ -185,15 +197,16 @@ def schedule_of(request: TrainRequest, horizon: Horizon, muon_lr: float) -> tupl
     share = laws.WARMDOWN_SHARE if request.warmdown_ratio is None else request.warmdown_ratio
     if not 0 <= share <= 1:
         raise UsageError(f"--warmdown-ratio is a share of the run, 0 to 1, not {share}")
-    for name in ("warmup_steps", "weight_decay"):
-        if (value := getattr(request, name)) is not None and not value >= 0:
-            raise UsageError(f"{BY_NAME[name].flag} must not be negative: {value}")
     steps = horizon.steps
     wanted = laws.wanted_decay(horizon.batch.tokens, horizon.tokens)
     decay = laws.clamped_decay(wanted, muon_lr) if request.weight_decay is None else request.weight_decay
     warmup = laws.warmup_steps(steps) if request.warmup_steps is None else request.warmup_steps
     down = laws.warmdown_steps(steps, share)
     return Schedule(steps, warmup, laws.ramp_steps(steps), down, laws.FINAL_FRACTION, decay), wanted
+
+
+def said_or(said: int | None, rule: int) -> int:
+    return rule if said is None else said
 
 
 def eval_every(steps: int) -> int:
@@ -225,12 +238,12 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
     optim = optim_plan(horizon.batch.tokens, config.width, base)
     schedule, _ = schedule_of(request, horizon, optim.muon.lr)
     rows = rows_of(at, config, horizon.batch.rows)
-    keep, save = positive(request, "keep", KEEP), request.save_every or SAVE_EVERY
+    keep, save = said_or(request.keep, KEEP), request.save_every or SAVE_EVERY
     estimate = estimate_of(request, machine, config, horizon, at.ranks, at.speed)
     saves = horizon.steps / save.value if save.unit == "steps" else estimate.seconds / save.value
     epochs = horizon.tokens / data.train_tokens if data and data.train_tokens else 1.0
     present = data.train_tokens if data else 0
-    wanted_val = request.val_tokens or val_tokens(horizon.tokens, data.val_tokens if data else None)
+    wanted_val = said_or(request.val_tokens, val_tokens(horizon.tokens, data.val_tokens if data else None))
     return TrainPlan(
         name=request.name or run_name(request, data),
         model=config,
@@ -245,13 +258,13 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         micro_steps=micro_steps(horizon.batch.rows, at.ranks, rows),
         dtype=place.dtype,
         compile=place.compile,
-        workers=positive(request, "workers", max(1, min(WORKERS_MAX, machine.cores // at.ranks // 2))),
+        workers=said_or(request.workers, max(1, min(WORKERS_MAX, machine.cores // at.ranks // 2))),
         schedule=schedule,
         optim=optim,
         seed=SEED if request.seed is None else request.seed,
         packing=request.packing or "bestfit",
         max_epochs=MAX_EPOCHS if request.max_epochs is None else request.max_epochs,
-        eval_every=positive(request, "eval_every", eval_every(horizon.steps)),
+        eval_every=said_or(request.eval_every, eval_every(horizon.steps)),
         val_tokens=min(wanted_val, data.val_tokens) if data else wanted_val,
         save_every=save,
         keep=keep,
@@ -266,14 +279,6 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         origins=origins,
         request=request.to_json(),
     )
-
-
-def positive(request: TrainRequest, name: str, rule: int) -> int:
-    """The said value, else the rule's. Raises UsageError below 1."""
-    value: int | None = getattr(request, name)
-    if value is not None and value < 1:
-        raise UsageError(f"{BY_NAME[name].flag} must be at least 1, not {value}")
-    return rule if value is None else value
 
 
 def run_name(request: TrainRequest, data: DataFacts | None) -> str:

@@ -30,12 +30,10 @@ class Schedule:
     momentum_end: float = MOMENTUM_END
 
     def __post_init__(self) -> None:
-        assert self.steps >= 1
-        assert self.warmup >= 0
-        assert self.ramp >= 1
-        assert 0 <= self.warmdown <= self.steps
-        assert 0.0 <= self.final <= 1.0
-        assert self.decay >= 0.0
+        if not (self.steps >= 1 and self.warmup >= 0 and self.ramp >= 1 and 0 <= self.warmdown <= self.steps):
+            raise ValueError(f"no schedule: {self}")
+        if not (0.0 <= self.final <= 1.0 and self.decay >= 0.0):
+            raise ValueError(f"no schedule: {self}")
 
 
 def lr_at(step: int, s: Schedule) -> float:

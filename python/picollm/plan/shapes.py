@@ -30,9 +30,6 @@ class Width:
 def width_of(depth: int, request: TrainRequest) -> Width:
     """Width and heads at this depth. Raises UsageError where what was said does not multiply out."""
     heads, head_dim, hidden = request.heads, request.head_dim, request.hidden_size
-    for name, value in (("--heads", heads), ("--head-dim", head_dim), ("--hidden-size", hidden)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, not {value}")
     if heads and head_dim:
         if hidden and heads * head_dim != hidden:
             raise UsageError(f"{heads} heads x {head_dim} = {heads * head_dim}, but hidden size is {hidden}")
@@ -53,8 +50,6 @@ def width_of(depth: int, request: TrainRequest) -> Width:
 
 def config_of(depth: int, vocab_size: int, request: TrainRequest) -> ModelConfig:
     """The model of this depth under everything else the request says."""
-    if depth < 1:
-        raise UsageError(f"--depth must be at least 1, not {depth}")
     flags = {name: getattr(request, name) for name in ("value_embeds", "backout", "smear", "arch")}
     if depth == 1 and request.backout is None:
         flags["backout"] = False  # it takes half depth back out: one layer has none

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from picollm.errors import CheckError, UsageError
 from picollm.model.config import ModelConfig
 from picollm.model.counts import count, flops_per_token
 from picollm.plan.facts import DataFacts, Problem, Warning
@@ -118,7 +119,14 @@ class TrainPlan:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`. Raises CheckError for anything that `to_json` would not write."""
+        try:
+            return cls._read(value)
+        except (TypeError, KeyError, ValueError, AttributeError, UsageError) as error:
+            raise CheckError(f"not a plan of this version: {type(error).__name__}: {error}") from None
+
+    @classmethod
+    def _read(cls, value: Mapping[str, Any]) -> Self:
         return cls(
             **{
                 **value,

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from picollm.errors import MissingError, OutOfMemoryError, UsageError
+from picollm.errors import CheckError, MissingError, OutOfMemoryError, UsageError
 from picollm.plan import laws
 from picollm.plan.facts import DataFacts
+from picollm.plan.render import render
 from picollm.plan.request import Interval, TrainRequest
 from picollm.plan.resolve import resolve
 from picollm.plan.trainplan import TrainPlan, same_run
@@ -270,3 +271,68 @@ def test_an_under_deep_model_is_shown_its_balanced_twin() -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="cuda"):
         plan_of(device="cuda")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"depth": 0},
+        {"max_seq_len": 0},
+        {"kv_heads": 0},
+        {"num_iterations": -1},
+        {"learning_rate": float("nan")},
+        {"total_batch_size": 0},
+        {"warmdown_ratio": 1.5},
+        {"weight_decay": -0.1},
+        {"name": "../elsewhere"},
+        {"name": ".hidden"},
+        {"keep": 0},
+    ],
+    ids=str,
+)
+def test_a_number_that_no_run_can_have_is_refused(said: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        plan_of(**said)
+
+
+@settings(max_examples=150)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "depth": st.integers(-1, 80),
+            "max_seq_len": st.integers(0, 5000),
+            "heads": st.integers(1, 20),
+            "hidden_size": st.integers(1, 3000),
+            "vocab_size": st.integers(200, 70_000),
+            "window_pattern": st.sampled_from(["L", "SSSL", "S", "X"]),
+            "num_iterations": st.integers(0, 10**6),
+            "target_flops": st.floats(1.0, 1e30),
+            "total_batch_size": st.integers(1, 10**7),
+            "device_batch_size": st.integers(1, 100),
+            "grad_accum": st.integers(1, 100),
+            "nproc": st.integers(1, 9),
+            "warmup_steps": st.integers(0, 100),
+            "warmdown_ratio": st.floats(0, 1),
+        },
+    ),
+    st.sampled_from([CPU, H100]),
+    st.sampled_from([None, DATA]),
+)
+def test_every_request_gives_a_plan_that_survives_json_or_a_usage_error(
+    said: dict[str, object], machine: Machine, data: DataFacts | None
+) -> None:
+    try:
+        plan = resolve(TrainRequest(**said), machine, data)  # type: ignore[arg-type]
+    except UsageError:
+        return
+    assert TrainPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert plan.tokens == plan.steps * plan.rows_per_step * plan.seq_len
+    assert render(plan).startswith(" 1 data")
+
+
+def test_a_damaged_plan_is_refused() -> None:
+    whole = plan_of().to_json()
+    for damaged in ({}, whole | {"extra": 1}, whole | {"schedule": {"steps": 0}}, whole | {"model": 3}):
+        with pytest.raises(CheckError):
+            TrainPlan.from_json(damaged)
