@@ -47,9 +47,10 @@ def problems_of(plan: TrainPlan, request: TrainRequest, place: Place, vocab: Ori
         message = f"nothing says how large or how long; depth {DEPTH} is only an example"
         found.append(Problem(2, message, "--preset laptop, --depth 12 or --target-flops 1e18"))
     if data is None:
-        missing = request.dataset_name or request.shards
+        missing = request.shards or request.dataset_name
         message = f"no shards for {missing}" if missing else "no shards here"
-        found.append(Problem(4, message, f"picollm shard {request.dataset_name or CORPUS}"))
+        out = f" --out {request.shards}" if request.shards else ""
+        found.append(Problem(4, message, f"picollm shard {request.dataset_name or CORPUS}{out}"))
     else:
         found += data_problems(plan, data, vocab)
     if not plan.memory.fits:
