@@ -17,6 +17,7 @@ pub mod ring;
 pub mod shard;
 pub mod sharder;
 pub mod source;
+mod spans;
 pub mod split;
 pub mod train;
 pub mod vocab;
