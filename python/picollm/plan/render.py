@@ -13,7 +13,7 @@ from picollm.plan.rates import ADAMW
 from picollm.plan.trainplan import TrainPlan
 
 SCHEMA = "picollm.plan/1"
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 DAY, HOUR, MINUTE = 86_400, 3600, 60
 
 
@@ -114,19 +114,21 @@ def time_text(plan: TrainPlan) -> str:
 
 def resource_lines(plan: TrainPlan) -> Iterator[str]:
     m, tokens = plan.memory, plan.device_batch * plan.seq_len
+    unit, name = (GIB, "GiB") if m.total >= GIB else (MIB, "MiB")
     whole = tokens * plan.model.padded_vocab * LOGIT_BYTES[plan.dtype]
     parts = (
-        f"weights {m.weights / GIB:.1f} · grads {m.gradients / GIB:.1f} · optimizer {m.optimizer / GIB:.1f} · "
-        f"activations {m.activations / GIB:.1f} · logits {m.logits / GIB:.1f} (chunked; {whole / GIB:.1f} if not) · "
-        f"rest {m.workspace / GIB:.1f} = {m.total / GIB:.1f}"
+        f"weights {m.weights / unit:.1f} · grads {m.gradients / unit:.1f} · optimizer {m.optimizer / unit:.1f} · "
+        f"activations {m.activations / unit:.1f} · logits {m.logits / unit:.1f} (not chunked: {whole / unit:.1f}) · "
+        f"rest {m.workspace / unit:.1f} = {m.total / unit:.1f}"
     )
-    yield labelled("memory/device GiB", parts + (f" of {m.available / GIB:.0f}" if m.available else ""))
+    yield labelled(f"memory/device {name}", parts + (f" of {m.available / unit:,.0f}" if m.available else ""))
     d = plan.disk
-    have = f" (have {d.shards_present / 1e9:.1f})" if d.shards_present else ""
+    have = f" (have {size(d.shards_present)})" if d.shards_present else ""
+    written, kept = size(d.written * d.checkpoint, 0), size(d.kept * d.checkpoint, 0)
     yield labelled(
         "disk",
-        f"shards {d.shards_needed / 1e9:.1f} GB needed{have} · {d.written} checkpoints x {d.checkpoint / 1e9:.1f} GB = "
-        f"{d.written * d.checkpoint / 1e9:.0f} GB; kept: {d.kept} = {d.kept * d.checkpoint / 1e9:.0f} GB",
+        f"shards {size(d.shards_needed)} needed{have} · {d.written} checkpoints x {size(d.checkpoint)} = {written}; "
+        f"kept: {d.kept} = {kept}",
     )
     device = f"{plan.machine}: {plan.device}, {plan.dtype}, {'compiled' if plan.compile else 'eager'}"
     cadence = f"evaluate every {plan.eval_every} steps on {plan.val_tokens:,} tokens, save every {plan.save_every}"
@@ -217,6 +219,12 @@ def short(value: float) -> str:
             scaled = value / unit
             return f"{scaled:.2f} {letter}" if scaled < 10 else f"{scaled:,.1f} {letter}"
     return f"{value:g}"
+
+
+def size(count: int, digits: int = 1) -> str:
+    """Bytes as GB or MB (powers of ten, as disks are sold); totals take no digits."""
+    unit, name = (10**9, "GB") if count >= 10**9 else (10**6, "MB")
+    return f"{count / unit:,.{digits}f} {name}"
 
 
 def duration(seconds: float) -> str:
