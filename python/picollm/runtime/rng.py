@@ -7,6 +7,13 @@ import numpy as np
 import torch
 
 
+def seed_all(seed: int) -> None:
+    """Start every global generator from `seed`, so that what they hold is a function of the run."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def capture() -> dict[str, Any]:
     """States of Python's, numpy's and torch's generators; words in hex."""
     version, words, gauss = random.getstate()

@@ -111,8 +111,10 @@ class RunLog:
         self.files = {}
 
 
-def open_log(directory: Path, step: int, *, screen: TextIO | None = sys.stderr, every: int = 10) -> RunLog:
+def open_log(directory: Path, step: int | None, *, screen: TextIO | None = sys.stderr, every: int = 10) -> RunLog:
     """The log of a run that stands at `step`: what was written after it is cut, the clock goes on where it stopped.
+
+    None: the run starts, or starts again because it was killed before its first checkpoint; all lines are cut.
 
     Kept: lines of steps up to `step`, so that the finished file equals an unbroken run's. Not kept: `stop` lines,
     since the run goes on, and the `save` of `step` itself, which the caller writes again.
@@ -127,8 +129,8 @@ def open_log(directory: Path, step: int, *, screen: TextIO | None = sys.stderr, 
     return log
 
 
-def belongs(line: dict[str, Any], step: int) -> bool:
-    if line["kind"] == "stop":
+def belongs(line: dict[str, Any], step: int | None) -> bool:
+    if step is None or line["kind"] == "stop":
         return False
     at = int(line.get("step", 0))
     return at < step or (at == step and line["kind"] != "save")

@@ -112,3 +112,9 @@ def test_atypical_steps_do_not_count_and_the_rest_gives_the_eta() -> None:
     pace.spent("eval", 4.0)
     assert pace.seconds_per_step == 2.0
     assert pace.eta(10, evals_left=2) == 28.0
+
+
+def test_a_run_that_starts_again_starts_with_an_empty_log(tmp_path: Path) -> None:
+    filled(tmp_path)
+    open_log(tmp_path, None, screen=None).close()
+    assert kinds(tmp_path) == []
