@@ -14,7 +14,7 @@ from picollm.model.counts import checkpoint_bytes, count, optimizer_bytes, weigh
 BLOCK_TENSORS = {False: 19.5, True: 17.0}
 STREAM_TENSORS = 3  # once: x0, the half-depth stream, before the last norm
 BACKWARD_TENSORS = 14  # alive beside them while the last MLP is taken back; fitted likewise
-LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2}  # per logit of a chunk: product, soft cap, gradient
+LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2, "fp64": 8 + 8}  # per logit of a chunk: product, soft cap, gradient
 CHUNK_BYTES, CHUNK_LEAST, CHUNK_MOST, CHUNK_CPU = 2**28, 512, 8192, 512  # as model/loss.py has them; a test compares
 MUON_STACK = 64 * 2**20  # elements that are orthogonalised at a time
 MUON_COPIES = 4  # X, A = XXᵀ, its polynomial, the product
@@ -71,7 +71,7 @@ class Place:
 def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
     """The ledger for `rows` per micro-step. The head, the backward pass and Muon have their peaks one after another."""
     width, vocab, tokens = config.width, config.padded_vocab, rows * config.seq_len
-    size = 2 if place.dtype == "bf16" else 4
+    size = {"bf16": 2, "fp32": 4, "fp64": 8}[place.dtype]
     weights = weight_bytes(config, table_bytes(place.device))
     unit = tokens * width * size
     kept = round(unit * (config.depth * BLOCK_TENSORS[place.compile] + STREAM_TENSORS))
