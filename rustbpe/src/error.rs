@@ -103,6 +103,34 @@ pub enum Error {
         /// The value of this loader.
         found: String,
     },
+    /// The shards are not the data set that was asked for.
+    #[error("{path}: data set {found}, not {wanted}", path = path.display())]
+    Fingerprint {
+        /// The manifest.
+        path: PathBuf,
+        /// Fingerprint found.
+        found: String,
+        /// Fingerprint asked for.
+        wanted: String,
+    },
+    /// A file was made with another tokenizer.
+    #[error("{path}: made with tokenizer {found}, not {wanted}", path = path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// sha256 found.
+        found: String,
+        /// sha256 asked for.
+        wanted: String,
+    },
+    /// A loader was used in a child of the process that opened it; its threads stayed behind.
+    #[error("this loader was opened in process {opener} and used in its child {user}")]
+    Forked {
+        /// Process that opened it.
+        opener: u32,
+        /// Process that used it.
+        user: u32,
+    },
     /// A worker thread died. A bug in this crate.
     #[error("worker panicked: {what}")]
     Panic {
@@ -138,6 +166,9 @@ impl Error {
             Error::CorpusTooSmall { .. } => "CorpusTooSmallError",
             Error::Invalid { .. } => "UsageError",
             Error::LoaderState { .. } => "LoaderStateError",
+            Error::Fingerprint { .. } => "FingerprintMismatch",
+            Error::Tokenizer { .. } => "TokenizerMismatch",
+            Error::Forked { .. } => "ForkedProcessError",
             Error::Cancelled => "KeyboardInterrupt",
         }
     }
@@ -155,6 +186,10 @@ impl Error {
             Error::DiskFull { .. } => {
                 Some("free some space and run the same command again: finished segments are kept".into())
             }
+            Error::LoaderState { .. } => {
+                Some("use the shards and options of the saved run, or --reset-data-order".into())
+            }
+            Error::Forked { .. } => Some("open a new loader in the child, or start it with spawn".into()),
             _ => None,
         }
     }

@@ -2,3 +2,4 @@
 //! writes them down byte by byte.
 
 pub mod format;
+pub mod read;
