@@ -10,27 +10,19 @@ from torch import Tensor
 
 from picollm.evals.baselines import Rows as FixedRows
 from picollm.evals.result import HASH_WORDS, IGNORED, BitsPerByte, hash_rows, set_name
+from picollm.loader.batch import Batch
 
 
 class Scores(Protocol):
     """A model that says how surprised it was: ids (B, T), targets (B, T) → nats (B, T) fp32."""
 
-    def token_losses(self, idx: Tensor, targets: Tensor) -> Tensor: ...
-
-
-class Rows(Protocol):
-    """`inputs` (B, T) int32 and `targets` (B, T) int64, −100 where nothing is asked."""
-
-    @property
-    def inputs(self) -> Tensor: ...
-    @property
-    def targets(self) -> Tensor: ...
+    def token_losses(self, idx: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor: ...
 
 
 class Steps(Protocol):
     """A stream of this rank's share of rows; StopIteration past its end."""
 
-    def next_step(self) -> Sequence[Rows]: ...
+    def next_step(self) -> Sequence[Batch]: ...
 
 
 class Sums(Protocol):
@@ -68,7 +60,7 @@ def bits_per_byte(
             targets = batch.targets.to("cpu", torch.int64)
             if not bool((targets != IGNORED).any()):
                 continue  # all its slots lie past the last row
-            losses = model.token_losses(batch.inputs, batch.targets).to("cpu", torch.float64)
+            losses = model.token_losses(batch.inputs, batch.targets, batch.documents).to("cpu", torch.float64)
             spelled = torch.where(targets == IGNORED, 0, lengths[targets.clamp(min=0)])
             nats += float(losses[spelled > 0].sum())
             counts[0] += np.uint64(int(spelled.sum()))

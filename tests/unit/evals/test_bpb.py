@@ -4,7 +4,6 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,15 +11,10 @@ import torch
 from torch import Tensor
 
 from picollm.evals.bpb import bits_per_byte
+from picollm.loader.batch import Batch
 
 VOCAB = 50
 LENGTHS = torch.tensor([0, *([1, 2, 3, 4, 5, 6, 7] * 7)])  # id 0 is special
-
-
-@dataclass(frozen=True)
-class Rows:
-    inputs: Tensor
-    targets: Tensor
 
 
 class Fixed:
@@ -29,7 +23,7 @@ class Fixed:
     def __init__(self, rows: np.ndarray, rows_per_step: int, batch: int, rank: int = 0, size: int = 1) -> None:
         self.steps = self.deal(rows, rows_per_step, batch, rank, size)
 
-    def deal(self, rows: np.ndarray, rows_per_step: int, batch: int, rank: int, size: int) -> Iterator[list[Rows]]:
+    def deal(self, rows: np.ndarray, rows_per_step: int, batch: int, rank: int, size: int) -> Iterator[list[Batch]]:
         micro = math.ceil(rows_per_step / (batch * size))
         for start in range(0, len(rows), rows_per_step):
             block = rows[start : min(start + rows_per_step, len(rows))]
@@ -38,11 +32,11 @@ class Fixed:
             targets = full[:, 1:].copy()
             targets[len(block) :] = -100
             yield [
-                Rows(torch.from_numpy(full[at : at + batch, :-1]).int(), torch.from_numpy(targets[at : at + batch]))
+                Batch(torch.from_numpy(full[at : at + batch, :-1]).int(), torch.from_numpy(targets[at : at + batch]))
                 for at in range(rank * batch, len(full), size * batch)
             ]
 
-    def next_step(self) -> list[Rows]:
+    def next_step(self) -> list[Batch]:
         return next(self.steps)
 
 
@@ -53,7 +47,7 @@ class Bigram:
         table = torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         self.nats = -torch.log_softmax(spread * table, dim=1)
 
-    def token_losses(self, idx: Tensor, targets: Tensor) -> Tensor:
+    def token_losses(self, idx: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         nats = self.nats[idx.long(), targets.clamp(min=0)]
         return torch.where(targets == -100, 0.0, nats)
 
