@@ -24,6 +24,7 @@ from picollm.errors import UsageError
 Message = dict[str, str]  # {"role": …, "content": …}: a row of the common chat format
 
 IDENTITY_FILE = Path(__file__).with_name("identity.toml")
+DEFAULT_SEED = 1337
 HELD_OUT = 10  # one fact in ten
 LARGEST_NUMBER = 9
 LONGEST_SENTENCE = 110  # characters; a chat of two questions then fits a row of 256 tokens
@@ -212,7 +213,7 @@ class Smalltalk:
         return chance.choice(topic.asks), chance.choice(topic.answers)
 
 
-def smalltalk(seed: int = 1337, identity: Identity | None = None, stdlib: Path | None = None) -> Smalltalk:
+def smalltalk(seed: int = DEFAULT_SEED, identity: Identity | None = None, stdlib: Path | None = None) -> Smalltalk:
     """Gather the facts of this interpreter. The same Python, seed and identity give the same chats."""
     source = Path(sysconfig.get_paths()["stdlib"]) if stdlib is None else stdlib
     trained_sums, held_sums = hold_out(sums(), seed)

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from picollm.conversation import Encoder
 from picollm.errors import UsageError
 from picollm.infer.sample import Sampling, likeliest, log_probability, sample
 from picollm.model.cache import Cache
@@ -183,6 +184,12 @@ class TextStream(Protocol):
     def push(self, token: int) -> str: ...
 
     def finish(self) -> str: ...
+
+
+class Speech(Encoder, Protocol):
+    """A tokenizer that can also speak as it goes."""
+
+    def stream(self) -> TextStream: ...
 
 
 def text_of(tokens: Iterator[Token], stream: TextStream) -> Iterator[str]:
