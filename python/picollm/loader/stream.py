@@ -6,7 +6,6 @@ read ahead do not enter it, so a state of one short JSON resumes the exact strea
 
 import functools
 import json
-import math
 import os
 import weakref
 from collections.abc import Mapping
@@ -19,8 +18,9 @@ import torch
 from picollm import _rustbpe
 from picollm.errors import ForkedProcessError
 from picollm.loader.batch import Batch
+from picollm.runtime.machine import usable_cores
 
-MOST_THREADS = 4  # one thread copies over 100 M tokens/s; more only hide a slow disk
+MOST_THREADS = 4  # one thread copies hundreds of M tokens/s from memory (tests/bench/load.py); more only hide a slow disk
 
 
 class Stream:
@@ -157,9 +157,8 @@ class Stream:
 
 def default_threads() -> int:
     """Reading threads of one rank: its share of the CPUs, 1 to 4."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return max(1, min(MOST_THREADS, math.ceil(cpus / ranks_here)))
+    return max(1, min(MOST_THREADS, usable_cores() // ranks_here))
 
 
 _open_streams: "weakref.WeakSet[Stream]" = weakref.WeakSet()

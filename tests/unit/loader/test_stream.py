@@ -393,6 +393,16 @@ def test_no_thread_outlives_its_stream(shards: Path) -> None:
     assert not threads() - before
 
 
+@pytest.mark.row("L8")
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_opening_and_closing_leaves_no_file_open(shards: Path, io: str) -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        read(ranks(shards, 1, io=io), steps=1)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_is_refused_and_ends(shards: Path) -> None:
