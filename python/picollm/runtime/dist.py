@@ -18,6 +18,10 @@ from picollm.errors import UsageError
 
 TIMEOUT = timedelta(minutes=10)  # above the first compiled step; a dead peer is noticed at once by its closed socket
 
+# Renamed in torch 2.13, where the old names warn at every first use.
+REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
@@ -54,9 +58,12 @@ class World:
             torch.cuda.set_device(local_rank)
         place = torch.device("cuda", local_rank) if cuda else torch.device(device)
         if size > 1:
+            store, _, _ = next(dist.rendezvous(init_method, rank, size, timeout=timeout))
+            # torchrun keeps its store over restarts: without a name per attempt a rank may find a dead peer's address.
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             dist.init_process_group(
                 "nccl" if cuda else "gloo",
-                init_method=init_method,
+                store=dist.PrefixStore(f"attempt {attempt}", store),
                 rank=rank,
                 world_size=size,
                 timeout=timeout,
@@ -100,7 +107,7 @@ class World:
         if self.size == 1:
             return parts
         own = parts.new_empty(parts.numel() // self.size)
-        dist.reduce_scatter_tensor(own, parts)
+        REDUCE_SCATTER(own, parts)
         return own
 
     def all_gather(self, own: Tensor) -> Tensor:
@@ -108,7 +115,7 @@ class World:
         if self.size == 1:
             return own
         parts = own.new_empty(own.numel() * self.size)
-        dist.all_gather_into_tensor(parts, own)
+        ALL_GATHER(parts, own)
         return parts
 
     def gather(self, value: Any) -> list[Any]:
