@@ -1,6 +1,61 @@
-"""The border: what crosses from Rust. Types and promises; `rustbpe/py/src` is the code."""
+"""The border: what crosses from Rust. Types and promises; `rustbpe/py/src` is the code.
+
+Long jobs release the interpreter and obey Ctrl-C.
+"""
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+
+# Called about five times a second with the counters done, total, bytes, documents and tokens; may raise to stop.
+Progress = Callable[[Mapping[str, int]], object] | None
+
+SPECIALS: Sequence[str]
+
+class Tokenizer:
+    @staticmethod
+    def from_json(data: bytes) -> Tokenizer:
+        """Read a tokenizer.json. Raises ShardFormatError where it breaks a rule of the format."""
+    @staticmethod
+    def from_ranks(ranks: Sequence[tuple[bytes, int]], pattern: str) -> Tokenizer:
+        """Other people's ranks, for comparisons: ids 0–255 may not be the bytes in order."""
+    def to_json(self) -> bytes: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int: ...
+    @property
+    def merges(self) -> list[tuple[int, int]]: ...
+    def encode(self, text: str | bytes) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str | bytes], workers: int | None = None) -> tuple[bytes, bytes]:
+        """Flat ids as native u32 and len(texts) + 1 offsets as native u64."""
+    def decode_bytes(self, ids: list[int]) -> bytes: ...
+    def token_bytes(self, id: int) -> bytes: ...
+    def byte_lengths(self) -> bytes:
+        """Native i32 for every id; 0 for specials."""
+    def stream(self) -> TextStream: ...
+
+class TextStream:
+    def push(self, id: int) -> str:
+        """The characters that this id completes."""
+    def finish(self) -> str:
+        """What is left; a character cut short becomes U+FFFD."""
+
+def train_source(
+    root: str, plan: bytes, val_ppm: int, options: bytes, progress: Progress = None
+) -> tuple[Tokenizer, list[tuple[str, int]], list[str]]:
+    """`plan`: JSON of files, segments and options; `options`: JSON of vocab_size, pattern, ties, max_chars, workers."""
+
+def train_texts(
+    texts: Sequence[str], options: bytes, progress: Progress = None
+) -> tuple[Tokenizer, list[tuple[str, int]], list[str]]: ...
+def split(pattern: str, text: str | bytes) -> list[bytes]:
+    """The pieces of a text under a named pattern."""
+
+def pattern_regex(pattern: str) -> str: ...
 
 class Loader:
     """Batches of rows for one rank, written by Rust threads into memory that Python owns.

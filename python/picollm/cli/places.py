@@ -66,21 +66,35 @@ def facts_for(request: TrainRequest, layout: Layout) -> DataFacts | None:
 
 def tokenizer_file(said: str, layout: Layout) -> Path:
     """`tokenizer.json` of a tokenizer given by path or name. Raises MissingError."""
+    if Path(said).name == "tokenizer.json" and Path(said).is_file():
+        return Path(said)
     for folder in (Path(said), layout.tokenizers / said):
         if (folder / "tokenizer.json").is_file():
             return folder / "tokenizer.json"
     raise MissingError(f"no tokenizer {said!r}", hint="picollm tok train --vocab-size 65536")
 
 
+def find_tokenizer(said: str | None, layout: Layout) -> Path:
+    """`tokenizer.json` of the tokenizer that is meant (decision 4): the named one, the only one, the newest.
+
+    Raises MissingError with the command that makes one.
+    """
+    if said is not None:
+        return tokenizer_file(said, layout)
+    files = list(layout.tokenizers.glob("*/tokenizer.json"))
+    if not files:
+        raise MissingError(f"no tokenizer yet in {layout.tokenizers}", hint="picollm tok train --vocab-size 65536")
+    return max(files, key=lambda path: (path.stat().st_mtime, path.parent.name))
+
+
 def tokenizer_vocab(request: TrainRequest, layout: Layout) -> int | None:
-    """Vocabulary of the tokenizer that is meant where there are no shards: the named one, else the newest."""
-    if request.tokenizer is not None:
-        file = tokenizer_file(request.tokenizer, layout)
-    else:
-        files = list(layout.tokenizers.glob("*/tokenizer.json"))
-        if not files:
-            return None
-        file = max(files, key=lambda path: (path.stat().st_mtime, path.parent.name))
+    """Vocabulary of the tokenizer that is meant where there are no shards, or None without one."""
+    try:
+        file = find_tokenizer(request.tokenizer, layout)
+    except MissingError:
+        if request.tokenizer is not None:
+            raise
+        return None
     from picollm.tok.tokenizer import Tokenizer
 
     return int(Tokenizer.load(file).vocab_size)

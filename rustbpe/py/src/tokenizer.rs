@@ -251,11 +251,9 @@ impl PyTextStream {
 /// What of a source's plan training reads.
 #[derive(Deserialize)]
 struct SourcePlan {
-    root: PathBuf,
     files: Vec<FileEntry>,
     segments: Vec<Segment>,
     options: ReadOptions,
-    val_ppm: u32,
 }
 
 /// How to train. Said by Python in JSON, like the plan.
@@ -304,26 +302,23 @@ fn parse<'a, T: Deserialize<'a>>(py: Python<'_>, json: &'a [u8]) -> PyResult<T> 
     serde_json::from_slice(json).map_err(|error| to_py(py, &Error::Invalid { what: error.to_string() }))
 }
 
-/// Train on the training documents of a source.
+/// Train on the training documents of a source below `root`. `plan` and `options` are JSON.
 #[pyfunction]
-#[pyo3(signature = (plan, options, progress=None))]
+#[pyo3(signature = (root, plan, val_ppm, options, progress=None))]
 fn train_source(
     py: Python<'_>,
-    plan: PyBackedBytes,
-    options: PyBackedBytes,
+    root: PathBuf,
+    plan: &[u8],
+    val_ppm: u32,
+    options: &[u8],
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Trained> {
-    let plan: SourcePlan = parse(py, &plan)?;
-    let options: TrainOptions = parse(py, &options)?;
+    let plan: SourcePlan = parse(py, plan)?;
+    let options: TrainOptions = parse(py, options)?;
     let max_chars = options.max_chars;
     count_and_train(py, &options, progress, |pattern, workers, ctl| {
-        let corpus = Corpus {
-            root: &plan.root,
-            files: &plan.files,
-            segments: &plan.segments,
-            options: &plan.options,
-            val_ppm: plan.val_ppm,
-        };
+        let corpus =
+            Corpus { root: &root, files: &plan.files, segments: &plan.segments, options: &plan.options, val_ppm };
         count_segments(&corpus, pattern, max_chars, workers, ctl)
     })
 }
@@ -334,10 +329,10 @@ fn train_source(
 fn train_texts(
     py: Python<'_>,
     texts: Vec<PyBackedStr>,
-    options: PyBackedBytes,
+    options: &[u8],
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Trained> {
-    let options: TrainOptions = parse(py, &options)?;
+    let options: TrainOptions = parse(py, options)?;
     count_and_train(py, &options, progress, |pattern, workers, ctl| count_texts(&texts, pattern, workers, ctl))
 }
 

@@ -1,0 +1,200 @@
+"""`picollm tok`: train a tokenizer, and use one as a filter."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from picollm.cli.live import LiveLine
+from picollm.cli.options import COUNT
+from picollm.cli.places import find_tokenizer
+from picollm.errors import CheckError, UsageError
+from picollm.layout import Layout
+
+if TYPE_CHECKING:
+    from picollm.tok.tokenizer import Tokenizer
+
+DEFAULT_SOURCE = "fineweb-edu"
+DEFAULT_VOCAB = 65_536
+DEFAULT_MAX_CHARS = 2 * 10**9  # decision 28
+SCHEMA = "picollm.tok/1"
+
+
+@click.group()
+def command() -> None:
+    """Train a tokenizer, or use one."""
+
+
+@command.command()
+@click.argument("source", required=False)
+@click.option("--dataset-name", "--dataset", help=f"The same as SOURCE.  [default: {DEFAULT_SOURCE}]")
+@click.option("--vocab-size", type=COUNT, default=DEFAULT_VOCAB, show_default=True, help="Bytes and specials included.")
+@click.option("--pattern", type=click.Choice(["picollm", "cl100k", "gpt2"]), default="picollm", show_default=True)
+@click.option("--ties", type=click.Choice(["rustbpe", "huggingface"]), default="rustbpe", show_default=True)
+@click.option(
+    "--max-chars", type=COUNT, default=DEFAULT_MAX_CHARS, show_default="2e9", help="Stop reading after these."
+)
+@click.option("--text-column", help="Column or key that holds the text.")
+@click.option("--doc-sep", help="What separates documents inside text files.")
+@click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True)
+@click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True)
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder to write.  [default: tokenizers/NAME-SIZE]")
+@click.option("--workers", type=click.IntRange(1), help="Threads.  [default: all cores]")
+def train(
+    source: str | None, dataset_name: str | None, vocab_size: int, out: Path | None, workers: int | None, **options: Any
+) -> None:
+    """Learn a byte-level BPE vocabulary from SOURCE: an alias (stdlib), a file, a folder, a pattern."""
+    if source and dataset_name and source != dataset_name:
+        raise UsageError(f"two sources: {source} and --dataset-name {dataset_name}", hint="give one of them")
+    from picollm.corpus.source import open_source
+    from picollm.tok.train import check_vocab_size, request_of, train_tokenizer
+
+    check_vocab_size(vocab_size)
+    reading = {name: options.pop(name) for name in ("text_column", "doc_sep", "bad_utf8", "on_bad_file")}
+    corpus = open_source(source or dataset_name or DEFAULT_SOURCE, **reading)
+    for warning in corpus.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    folder = out or Layout.from_env().tokenizers / f"{corpus.name}-{vocab_size}"
+    corpus = corpus.hashed(workers or os.cpu_count() or 1)
+    if already_there(folder, request_of(corpus, vocab_size, **options)):
+        return
+    line = LiveLine()
+    try:
+        made = train_tokenizer(corpus, vocab_size, workers=workers, progress=progress_line(line, vocab_size), **options)
+    finally:
+        line.close()
+    made.save(folder)
+    say_trained(made, folder)
+
+
+def already_there(folder: Path, request: Mapping[str, Any]) -> bool:
+    """True, said aloud, if `folder` holds what was asked for. Raises CheckError if it holds something else."""
+    from picollm.tok.tokenizer import FILE, MANIFEST, Tokenizer
+
+    if not (folder / FILE).exists():
+        return False
+    found = Tokenizer.load(folder)
+    try:
+        made = json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        made = {}  # brought here by hand
+    except ValueError as error:
+        raise CheckError(
+            f"{folder / MANIFEST}: damaged: {error}", hint="delete the folder, or name another: --out DIR"
+        ) from error
+    differs = [name for name, value in request.items() if not isinstance(made, dict) or made.get(name) != value]
+    if differs or made.get("fingerprint") != found.fingerprint:
+        raise CheckError(
+            f"{folder} holds another tokenizer, {found.fingerprint[:12]} ({found.vocab_size:,} tokens); "
+            f"different: {', '.join(differs) or 'its own manifest'}",
+            hint="keep both: --out DIR; or delete that folder",
+        )
+    click.echo(f"{folder} is already there and the same: {found.vocab_size:,} tokens, {found.fingerprint[:12]}")
+    return True
+
+
+def progress_line(line: LiveLine, vocab_size: int) -> Callable[[Mapping[str, int]], None]:
+    """Show the counters of a training: first the reading, then the merges, each with % and what is left of it."""
+    start = time.monotonic()
+    merging: list[float] = []
+
+    def show(seen: Mapping[str, int]) -> None:
+        now = time.monotonic()
+        if not seen["tokens"]:
+            share = seen["done"] / max(1, seen["total"])
+            rate = seen["bytes"] / 1e6 / max(0.001, now - start)
+            text = f"{seen['documents']:,} documents · {seen['bytes'] / 1e6:,.1f} MB · {rate:,.0f} MB/s"
+            line.show(f"tok  reading {share:4.0%} · {text}")
+            return
+        merging.append(now)
+        share = seen["done"] / max(1, seen["total"])
+        left = (now - merging[0]) * (1 - share) / max(share, 1e-3)
+        line.show(f"tok  merging {share:4.0%} · {seen['tokens']:,} of {vocab_size:,} tokens · {left:,.0f} s left")
+
+    return show
+
+
+def say_trained(made: "Tokenizer", folder: Path) -> None:
+    counts = made.made["counts"]
+    specials = len(made.specials)
+    click.echo(
+        f"{made.vocab_size:,} tokens = 256 bytes + {made.vocab_size - 256 - specials:,} merges + {specials} specials; "
+        f"max id {made.vocab_size - 1:,} (fits uint16)"
+    )
+    click.echo(
+        f"from {counts['bytes'] / 1e6:,.1f} MB of text, {counts['documents']:,} documents, "
+        f"{counts['distinct_pieces']:,} distinct pieces"
+    )
+    for skipped in made.made["bad_files"]:
+        click.echo(f"left out: {skipped}", err=True)
+    click.echo(f"{folder}  {made.fingerprint[:12]}")
+
+
+TOKENIZER = click.option("--tokenizer", "-t", help="Folder or name.  [default: the newest]")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+FILE_ARGUMENT = click.argument("file", type=click.File("rb"), default="-")
+
+
+def open_tokenizer(said: str | None) -> "Tokenizer":
+    """The tokenizer that is meant; one that was not named is printed with its hash (decision 4)."""
+    from picollm.tok.tokenizer import Tokenizer
+
+    folder = find_tokenizer(said, Layout.from_env())
+    found = Tokenizer.load(folder)
+    if said is None:
+        click.echo(f"tokenizer {folder}  {found.fingerprint[:12]}", err=True)
+    return found
+
+
+@command.command()
+@FILE_ARGUMENT
+@TOKENIZER
+@AS_JSON
+def encode(file: BinaryIO, tokenizer: str | None, as_json: bool) -> None:
+    """Bytes of FILE (or standard input) to ids, on one line. `tok decode` is the way back."""
+    coder = open_tokenizer(tokenizer)
+    text = file.read()
+    ids = coder.encode(text)
+    if as_json:
+        said = {"schema": SCHEMA, "tokenizer": coder.fingerprint, "bytes": len(text), "tokens": len(ids), "ids": ids}
+        click.echo(json.dumps(said))
+    else:
+        click.echo(" ".join(map(str, ids)))
+
+
+@command.command()
+@FILE_ARGUMENT
+@TOKENIZER
+@AS_JSON
+def decode(file: BinaryIO, tokenizer: str | None, as_json: bool) -> None:
+    """Ids in FILE (or standard input), as `tok encode` writes them, to the very bytes they stand for."""
+    coder = open_tokenizer(tokenizer)
+    data = coder.decode_bytes(read_ids(file.read()))
+    if as_json:
+        said = {
+            "schema": SCHEMA,
+            "tokenizer": coder.fingerprint,
+            "bytes": len(data),
+            "text": data.decode(errors="replace"),
+        }
+        click.echo(json.dumps(said))
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def read_ids(data: bytes) -> list[int]:
+    """Numbers between blanks, or the object that `encode --json` writes. Raises UsageError."""
+    try:
+        said: object = json.loads(data) if data.lstrip().startswith(b"{") else {"ids": list(map(int, data.split()))}
+        ids = said["ids"] if isinstance(said, dict) else None
+        if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**32 for id in ids):
+            raise ValueError("not a list of ids")
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"no ids here: {error}", hint="give what picollm tok encode writes") from error
+    return ids
