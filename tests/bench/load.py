@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tests.reference.shard_writer import write_set
 
 from picollm.loader.stream import Stream
-from tests.reference.shard_writer import write_set
 
 BOS = 65_527
 MEAN, SIGMA = 1030, 1.05  # tokens; σ gives 23 % of tokens beyond 2,049, as measured on nanochat's data

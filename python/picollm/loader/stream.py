@@ -20,7 +20,7 @@ from picollm.errors import ForkedProcessError
 from picollm.loader.batch import Batch
 from picollm.runtime.machine import usable_cores
 
-MOST_THREADS = 4  # one thread copies hundreds of M tokens/s from memory (tests/bench/load.py); more only hide a slow disk
+MOST_THREADS = 4  # one copies hundreds of M tokens/s from memory (tests/bench/load.py); more only hide a slow disk
 
 
 class Stream:
