@@ -57,6 +57,8 @@ def split(pattern: str, text: str | bytes) -> list[bytes]:
 
 def pattern_regex(pattern: str) -> str: ...
 
+from collections.abc import Callable
+
 class Loader:
     """Batches of rows for one rank, written by Rust threads into memory that Python owns.
 
@@ -111,3 +113,41 @@ class Loader:
 
     def close(self) -> None:
         """Stop and join the threads, then let `owner` go."""
+
+# Sources and shards: JSON in, JSON out. `progress` is called about five times a second with the job's counters
+# (done, total, bytes, documents, tokens); a signal handler or a `progress` that raises stops the job.
+
+def blake3_hex(data: bytes) -> str: ...
+def sha256_files(
+    paths: list[str], workers: int, progress: Callable[[dict[str, int]], object] | None = None
+) -> list[str]:
+    """sha256 of each file in hex."""
+
+def sniff_source(root: str | os.PathLike[str], files: bytes, options: bytes) -> bytes:
+    """`{"text_column", "columns": [{"name", "kind"}], "warnings"}` of the first file that has columns."""
+
+def publish(out: str | os.PathLike[str], name: str, data: bytes) -> None:
+    """Write a small file into a shard set, durably and read-only."""
+
+def clean_partial(out: str | os.PathLike[str]) -> int:
+    """Remove files in the making of dead writers; how many."""
+
+def tokenizer_facts(tokenizer_json: bytes) -> tuple[str, int, int]:
+    """(sha256 in hex, ids in all, id of BOS)."""
+
+def shard_segments(
+    plan: bytes,
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    tokenizer_json: bytes,
+    done: list[tuple[int, int]],
+    tokens: int | None,
+    workers: int,
+    progress: Callable[[dict[str, int]], object] | None = None,
+) -> list[bytes]:
+    """Run and commit the segments that are not `done` (index, training tokens). Returns the commit records made."""
+
+def verify_shard(
+    path: str | os.PathLike[str], progress: Callable[[dict[str, int]], object] | None = None
+) -> tuple[int, int, int, str, str, str, int, int]:
+    """Tokens, documents, bytes of text, blake3, blake3 of the offsets, sha256 of the tokenizer, segment, part."""

@@ -102,14 +102,15 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
+def lock(directory: Path, name: str = LOCK_NAME) -> Iterator[None]:
     """Be the only writer of `directory` (created if absent), else raise BusyError naming the owner's pid, at once.
 
-    The kernel frees the lock when the owner dies, `kill -9` included. Temporary files of dead writers are removed.
+    `name` is the lock's file in it. The kernel frees the lock when the owner dies, `kill -9` included. Temporary files
+    of dead writers are removed.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        descriptor = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
     except OSError as error:
         raise failure(directory, "lock", error) from error
     try:

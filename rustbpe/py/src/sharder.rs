@@ -1,7 +1,119 @@
-//! (to be written)
+//! Sources and shards across the border: JSON in, JSON out; text and tokens stay in Rust.
+
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use rustbpe::encode::Tokenizer;
+use rustbpe::shard::out::OutDir;
+use rustbpe::shard::verify::verify;
+use rustbpe::sharder::{Plan, SegmentRecord, Wanted, hex, run_segments};
+use rustbpe::source::{FileEntry, ReadOptions, sniff};
+use rustbpe::{Error, Result};
 
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+use crate::error::to_py;
+use crate::watch;
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(blake3_hex, module)?)?;
+    module.add_function(wrap_pyfunction!(sha256_files, module)?)?;
+    module.add_function(wrap_pyfunction!(sniff_source, module)?)?;
+    module.add_function(wrap_pyfunction!(publish, module)?)?;
+    module.add_function(wrap_pyfunction!(clean_partial, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenizer_facts, module)?)?;
+    module.add_function(wrap_pyfunction!(shard_segments, module)?)?;
+    module.add_function(wrap_pyfunction!(verify_shard, module)?)?;
     Ok(())
+}
+
+#[pyfunction]
+fn blake3_hex(data: &[u8]) -> String {
+    rustbpe::shard::blake3_hex(data)
+}
+
+/// sha256 of each file in hex, `workers` files at a time.
+#[pyfunction]
+#[pyo3(signature = (paths, workers, progress=None))]
+fn sha256_files(
+    py: Python<'_>,
+    paths: Vec<PathBuf>,
+    workers: usize,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Vec<String>> {
+    watch::run(py, progress, |ctl| rustbpe::source::sha256_files(&paths, workers, ctl))
+}
+
+/// What the first documents look like. `files` and `options` are JSON; so is the answer.
+#[pyfunction]
+fn sniff_source<'py>(py: Python<'py>, root: PathBuf, files: &[u8], options: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let look = || -> Result<Vec<u8>> {
+        let files: Vec<FileEntry> = serde_json::from_slice(files).map_err(|error| invalid(&error))?;
+        let options: ReadOptions = serde_json::from_slice(options).map_err(|error| invalid(&error))?;
+        serde_json::to_vec(&sniff(&root, &files, &options)?).map_err(|error| invalid(&error))
+    };
+    Ok(PyBytes::new(py, &py.detach(look).map_err(|error| to_py(py, &error))?))
+}
+
+/// Write a small file into a shard set, durably and read-only.
+#[pyfunction]
+fn publish(py: Python<'_>, out: PathBuf, name: &str, data: &[u8]) -> PyResult<()> {
+    py.detach(|| OutDir::open(&out)?.publish(name, data)).map_err(|error| to_py(py, &error))
+}
+
+/// Remove what dead writers left; returns how many files.
+#[pyfunction]
+fn clean_partial(py: Python<'_>, out: PathBuf) -> PyResult<usize> {
+    py.detach(|| OutDir::open(&out)?.clean()).map_err(|error| to_py(py, &error))
+}
+
+/// (sha256 in hex, ids in all, id of BOS) of a `tokenizer.json`.
+#[pyfunction]
+fn tokenizer_facts(py: Python<'_>, tokenizer_json: &[u8]) -> PyResult<(String, u32, u32)> {
+    let tokenizer = py.detach(|| Tokenizer::from_json(tokenizer_json)).map_err(|error| to_py(py, &error))?;
+    Ok((hex(&tokenizer.fingerprint()), tokenizer.vocab_size(), tokenizer.bos()))
+}
+
+/// Run and commit every segment of the plan that is not `done` (index, training tokens), in order, until
+/// the leading ones hold `tokens`. Returns the commit records made.
+#[pyfunction]
+#[pyo3(signature = (plan, root, out, tokenizer_json, done, tokens, workers, progress=None))]
+#[expect(clippy::too_many_arguments, reason = "called by keyword, from one place")]
+fn shard_segments<'py>(
+    py: Python<'py>,
+    plan: &[u8],
+    root: PathBuf,
+    out: PathBuf,
+    tokenizer_json: &[u8],
+    done: Vec<(u32, u64)>,
+    tokens: Option<u64>,
+    workers: usize,
+    progress: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let records = watch::run(py, progress, |ctl| {
+        let tokenizer = Tokenizer::from_json(tokenizer_json)?;
+        let plan = Plan::from_json(plan, &tokenizer)?;
+        let out = OutDir::open(&out)?;
+        let records = run_segments(&plan, &root, &tokenizer, &out, &Wanted { done, tokens }, workers, ctl)?;
+        records.iter().map(SegmentRecord::to_json).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(records.iter().map(|record| PyBytes::new(py, record)).collect())
+}
+
+/// Check one `.bin` and its sidecar whole. Returns (tokens, documents, UTF-8 bytes of text, blake3, blake3 of the
+/// sidecar, sha256 of the tokenizer, segment, part).
+#[pyfunction]
+#[pyo3(signature = (path, progress=None))]
+#[expect(clippy::type_complexity, reason = "one tuple, unpacked at once")]
+fn verify_shard(
+    py: Python<'_>,
+    path: PathBuf,
+    progress: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(u32, u64, u64, String, String, String, u32, u32)> {
+    let header = watch::run(py, progress, |ctl| verify(&path, ctl))?;
+    let (payload, docs, tokenizer) = (hex(&header.payload), hex(&header.docs), hex(&header.tokenizer));
+    Ok((header.tokens, header.documents, header.text_bytes, payload, docs, tokenizer, header.segment, header.part))
+}
+
+fn invalid(error: &serde_json::Error) -> Error {
+    Error::Invalid { what: error.to_string() }
 }

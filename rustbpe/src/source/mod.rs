@@ -9,6 +9,7 @@ use crate::{Control, Error, Result};
 
 mod column;
 mod documents;
+mod hash;
 mod jsonl;
 mod parquet;
 mod sniff;
@@ -16,6 +17,7 @@ mod text;
 
 pub use column::{Column, choose_text_column};
 use documents::Documents;
+pub use hash::sha256_files;
 pub use sniff::{Sniff, sniff};
 
 /// One file of a source, relative to the source's root.

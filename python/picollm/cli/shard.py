@@ -1,0 +1,195 @@
+"""`picollm shard`: a source → uint16 shards; what a set holds; whether it is whole."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import click
+
+from picollm.cli.choose import SHARD_SETS, TOKENIZERS, announce_tokenizer, choose
+from picollm.cli.options import COUNT, COUNT_OR_ALL
+from picollm.cli.progress import Live, duration, short
+from picollm.corpus.source import Source, open_source
+from picollm.errors import CheckError, StoppedError, UsageError
+from picollm.layout import Layout
+from picollm.shards import inspect
+from picollm.shards.build import build
+from picollm.shards.manifest import ShardSet
+
+KEPT = "finished segments are kept: run the same command again to go on, or with a smaller --tokens to end here"
+
+
+class BuildByDefault(click.Group):
+    """`picollm shard SOURCE` is `picollm shard build SOURCE`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["build", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("shard", cls=BuildByDefault)
+def command() -> None:
+    """Tokenize a source into shards (`picollm shard SOURCE`); inspect and verify them.
+
+    A folder named like a subcommand is written ./info.
+    """
+
+
+@command.command("build")
+@click.argument("source", required=False)
+@click.option("--dataset-name", "--dataset", help="the same as SOURCE")
+@click.option("--dataset-config", help="configuration of a Hub data set")
+@click.option("--dataset-split", help="split of a Hub data set")
+@click.option("--tokenizer", help="name or folder; unsaid: the most recently made one")
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="folder of the set; unsaid: shards/NAME")
+@click.option("--tokens", type=COUNT_OR_ALL, help="stop at the segment that reaches this many training tokens (all)")
+@click.option("--text-column", help="column of parquet, key of jsonl")
+@click.option("--doc-sep", help="literal between the documents of a text file; unsaid: a file is a document")
+@click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True)
+@click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True)
+@click.option("--val-ppm", type=int, help="documents per million held out (local files 10,000; stdlib 50,000)")
+@click.option("--shard-tokens", type=COUNT, help="tokens per file (a 32nd of the source, within 4M and 100M)")
+@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="uint32 only for more than 65,536 ids")
+@click.option("--workers", type=click.IntRange(min=1), help="segments at a time (the cores there are)")
+def build_command(
+    source: str | None,
+    dataset_name: str | None,
+    dataset_config: str | None,
+    dataset_split: str | None,
+    tokenizer: str | None,
+    out: Path | None,
+    tokens: int | None,
+    text_column: str | None,
+    doc_sep: str | None,
+    bad_utf8: Literal["error", "skip", "replace"],
+    on_bad_file: Literal["error", "skip"],
+    **options: Any,
+) -> None:
+    """Tokenize SOURCE: an alias (stdlib, fineweb-edu, …), a path or pattern, or owner/name on the Hub."""
+    spec = which_source(source, dataset_name)
+    layout = Layout.from_env()
+    chosen = choose(TOKENIZERS, tokenizer, layout.tokenizers)
+    announce_tokenizer(chosen)
+    corpus = open_source(
+        spec,
+        text_column=text_column,
+        bad_utf8=bad_utf8,
+        on_bad_file=on_bad_file,
+        doc_sep=doc_sep,
+        dataset_config=dataset_config,
+        dataset_split=dataset_split,
+    )
+    for warning in corpus.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    out = out or layout.shards / corpus.name
+    say_start(corpus, out, tokens)
+    with stop_politely(), Live(progress_line) as live:
+        shards = build(corpus, chosen, out, tokens=tokens, progress=live, **options)
+    say_end(shards, tokens)
+
+
+def which_source(source: str | None, dataset_name: str | None) -> str:
+    """SOURCE and --dataset-name are one thing. Raises UsageError if they differ or neither is there."""
+    if source is not None and dataset_name is not None and source != dataset_name:
+        raise UsageError(f"SOURCE is {source} and --dataset-name is {dataset_name}", hint="give one of them")
+    if source is None and dataset_name is None:
+        raise UsageError("no SOURCE", hint="picollm shard PATH, picollm shard stdlib or picollm shard fineweb-edu")
+    return source or dataset_name or ""
+
+
+def say_start(source: Source, out: Path, tokens: int | None) -> None:
+    expected = source.estimated_tokens()
+    wanted = "all" if tokens is None else f"{tokens:,}"
+    click.echo(
+        f"{source.name}: {len(source.files):,} files, {source.size / 1e6:,.1f} MB, about {short(expected)} tokens"
+        f" ({wanted} wanted) → {out}",
+        err=True,
+    )
+
+
+def say_end(shards: ShardSet, tokens: int | None) -> None:
+    files = sum(total.n_files for total in shards.totals.values())
+    click.echo(
+        f"{shards.path}: {shards.train_tokens:,} training and {shards.val_tokens:,} validation tokens, "
+        f"{shards.train_documents + shards.val_documents:,} documents, {files} files · {shards.fingerprint[:16]}"
+    )
+    if tokens is not None and shards.train_tokens < tokens:
+        click.echo(f"warning: fewer-tokens: the source holds no more; {tokens:,} were wanted", err=True)
+    if shards.val_tokens == 0:
+        click.echo("warning: no-validation: `train` refuses this set; raise --val-ppm (in a new --out)", err=True)
+
+
+def progress_line(counters: dict[str, int], seconds: float) -> str:
+    """`seg 31/112 · 3.1 B tok · 41.2 M tok/s · 120 MB/s · ETA 3m10s`."""
+    done, total = counters["done"], counters["total"]
+    rate = counters["tokens"] / seconds if seconds else 0
+    eta = f" · ETA {duration(seconds / done * (total - done))}" if 0 < done < total else ""
+    text = counters["bytes"] / 1e6 / seconds if seconds else 0
+    return f"seg {done}/{total} · {short(counters['tokens'])} tok · {short(rate)} tok/s · {text:.1f} MB/s{eta}"
+
+
+@contextlib.contextmanager
+def stop_politely() -> Iterator[None]:
+    """SIGINT and SIGTERM end the build within two seconds: exit 130 or 143, finished segments kept."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise StoppedError("stopped by SIGTERM", exit_code=143, hint=KEPT)
+
+    former = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError("interrupted", exit_code=130, hint=KEPT) from None
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def the_set(said: str | None) -> Path:
+    return choose(SHARD_SETS, said, Layout.from_env().shards)
+
+
+@command.command("info")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("--json", "machine_readable", is_flag=True, help="print one JSON object")
+def info_command(folder: str | None, machine_readable: bool) -> None:
+    """What a shard set holds and where it comes from."""
+    facts = inspect.info(the_set(folder))
+    if machine_readable:
+        click.echo(inspect.to_json(facts))
+        return
+    source, tokenizer = facts["source"], facts["tokenizer"]
+    click.echo(f"{facts['path']}: {facts['name']}, {facts['dtype']}, fingerprint {facts['fingerprint']}")
+    click.echo(
+        f"  source     {source['name']} ({source['kind']}): {source['files']:,} files, {source['bytes']:,} bytes"
+    )
+    click.echo(f"  tokenizer  {tokenizer['vocab_size']:,} ids, {tokenizer['sha256']}")
+    for split, total in facts["splits"].items():
+        lengths = ", ".join(f"{name} {value:,}" for name, value in total["lengths"].items())
+        click.echo(
+            f"  {split:<9}  {total['n_tokens']:,} tokens in {total['n_docs']:,} documents and {total['n_files']} files;"
+            f" {total['utf8_bytes']:,} bytes of text" + (f"; tokens per document: {lengths}" if lengths else "")
+        )
+    skipped = ", ".join(f"{name} {value}" for name, value in facts["skipped"].items() if value)
+    click.echo(f"  skipped    {skipped or 'nothing'}")
+    click.echo(f"  options    {', '.join(f'{name} {value}' for name, value in facts['options'].items())}")
+
+
+@command.command("verify")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("--json", "machine_readable", is_flag=True, help="print one JSON object")
+def verify_command(folder: str | None, machine_readable: bool) -> None:
+    """Read every byte of a shard set and check it. Exit 3 if a file is not what it should be."""
+    found = inspect.verify(the_set(folder))
+    if machine_readable:
+        click.echo(inspect.to_json(found.plain()))
+    elif not found.faults:
+        click.echo(f"{found.files} shards OK ({found.tokens:,} tokens, {found.payload_bytes / 1e6:,.1f} MB)")
+    if found.faults:
+        raise CheckError(
+            "; ".join(found.faults),
+            hint="delete the damaged files and run the picollm shard command of this set again",
+        )
