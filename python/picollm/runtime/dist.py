@@ -13,6 +13,8 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from picollm.errors import UsageError
 
@@ -58,12 +60,12 @@ class World:
             torch.cuda.set_device(local_rank)
         place = torch.device("cuda", local_rank) if cuda else torch.device(device)
         if size > 1:
-            store, _, _ = next(dist.rendezvous(init_method, rank, size, timeout=timeout))
+            store, _, _ = next(rendezvous(init_method, rank, size, timeout=timeout))
             # torchrun keeps its store over restarts: without a name per attempt a rank may find a dead peer's address.
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             dist.init_process_group(
                 "nccl" if cuda else "gloo",
-                store=dist.PrefixStore(f"attempt {attempt}", store),
+                store=PrefixStore(f"attempt {attempt}", store),
                 rank=rank,
                 world_size=size,
                 timeout=timeout,

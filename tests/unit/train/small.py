@@ -1,5 +1,7 @@
 """A run small enough for a unit test: 40,000 weights, rows made from their own number, resumable like the loader's."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,35 @@ def train_small(plan: TrainPlan, directory: Path, parts: Parts | None = None) ->
         return pretrain(plan, parts, log)
     finally:
         log.close()
+
+
+PLACES = (None, "begun", "synced", "manifest_synced", "renamed", "committed")  # fail points of a save; None: a step
+
+
+class Killer(Rows):
+    """Kills the process when it is asked for the n-th step."""
+
+    left = 0
+
+    def next_step(self) -> list:  # type: ignore[type-arg]
+        self.left -= 1
+        if self.left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().next_step()
+
+
+def die_training(plan: TrainPlan, folder: Path, at: int, place: str | None) -> bool:
+    """True if a forked trainer died: at its `at`-th step, or at the first passage of a fail point of saving."""
+    child = os.fork()
+    if child == 0:
+        parts = small_parts(plan, folder)
+        if place is None:
+            killer = Killer(plan, parts.world)
+            killer.left = at
+            parts.stream = killer
+        else:
+            os.environ["PICOLLM_FAIL"] = f"ckpt.{place}=kill"
+        train_small(plan, folder, parts)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

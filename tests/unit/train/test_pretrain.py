@@ -1,6 +1,5 @@
 import copy
 import json
-import os
 import random
 import signal
 from dataclasses import replace
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.train.small import Rows, small_parts, small_plan, train_small
+from tests.unit.train.small import PLACES, die_training, small_parts, small_plan, train_small
 
 from picollm.ckpt import protocol
 from picollm.errors import FingerprintMismatch, TokenizerMismatch
@@ -88,40 +87,10 @@ def test_a_run_killed_at_random_steps_and_inside_saves_ends_in_the_same_bits(
     rng = random.Random(15)
     kills = 0
     while kills < 5:
-        place = rng.choice([None, "begun", "synced", "manifest_synced", "renamed", "committed"])
-        kills += die_training(plan, tmp_path, at=rng.randrange(1, 9), place=place)
+        kills += die_training(plan, tmp_path, at=rng.randrange(1, 9), place=rng.choice(PLACES))
     final = train_small(plan, tmp_path)
     assert_equal_bits(tensors_of(final), tensors_of(unbroken[1]))
     assert timeless(tmp_path) == timeless(unbroken[0])
-
-
-class Killer(Rows):
-    """Kills the process when it is asked for the n-th step."""
-
-    left = 0
-
-    def next_step(self) -> list:  # type: ignore[type-arg]
-        self.left -= 1
-        if self.left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().next_step()
-
-
-def die_training(plan: TrainPlan, folder: Path, at: int, place: str | None) -> bool:
-    """True if a forked trainer died: at its `at`-th step, or at the first passage of a fail point of saving."""
-    child = os.fork()
-    if child == 0:
-        parts = small_parts(plan, folder)
-        if place is None:
-            killer = Killer(plan, parts.world)
-            killer.left = at
-            parts.stream = killer
-        else:
-            os.environ["PICOLLM_FAIL"] = f"ckpt.{place}=kill"
-        train_small(plan, folder, parts)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def test_a_resumed_checkpoint_has_the_bytes_of_an_unbroken_one(
