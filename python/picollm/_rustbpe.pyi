@@ -57,8 +57,6 @@ def split(pattern: str, text: str | bytes) -> list[bytes]:
 
 def pattern_regex(pattern: str) -> str: ...
 
-from collections.abc import Callable
-
 class Loader:
     """Batches of rows for one rank, written by Rust threads into memory that Python owns.
 
@@ -118,9 +116,7 @@ class Loader:
 # (done, total, bytes, documents, tokens); a signal handler or a `progress` that raises stops the job.
 
 def blake3_hex(data: bytes) -> str: ...
-def sha256_files(
-    paths: list[str], workers: int, progress: Callable[[dict[str, int]], object] | None = None
-) -> list[str]:
+def sha256_files(paths: list[str], workers: int, progress: Progress = None) -> list[str]:
     """sha256 of each file in hex."""
 
 def sniff_source(root: str | os.PathLike[str], files: bytes, options: bytes) -> bytes:
@@ -143,11 +139,11 @@ def shard_segments(
     done: list[tuple[int, int]],
     tokens: int | None,
     workers: int,
-    progress: Callable[[dict[str, int]], object] | None = None,
+    progress: Progress = None,
 ) -> list[bytes]:
     """Run and commit the segments that are not `done` (index, training tokens). Returns the commit records made."""
 
 def verify_shard(
-    path: str | os.PathLike[str], progress: Callable[[dict[str, int]], object] | None = None
+    path: str | os.PathLike[str], progress: Progress = None
 ) -> tuple[int, int, int, str, str, str, int, int]:
     """Tokens, documents, bytes of text, blake3, blake3 of the offsets, sha256 of the tokenizer, segment, part."""

@@ -1,22 +1,27 @@
 """`picollm shard`: a source → uint16 shards; what a set holds; whether it is whole."""
 
 import contextlib
+import hashlib
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import click
 
-from picollm.cli.choose import SHARD_SETS, TOKENIZERS, announce_tokenizer, choose
+from picollm.cli.live import LiveLine
 from picollm.cli.options import COUNT, COUNT_OR_ALL
-from picollm.cli.progress import Live, duration, short
+from picollm.cli.places import find_shards, find_tokenizer
 from picollm.corpus.source import Source, open_source
-from picollm.errors import CheckError, StoppedError, UsageError
+from picollm.errors import CheckError, MissingError, StoppedError, UsageError
 from picollm.layout import Layout
+from picollm.plan.render import short
+from picollm.plan.request import TrainRequest
+from picollm.runtime.pace import duration
 from picollm.shards import inspect
-from picollm.shards.build import build
+from picollm.shards.build import Progress, build
 from picollm.shards.manifest import ShardSet
 
 KEPT = "finished segments are kept: run the same command again to go on, or with a smaller --tokens to end here"
@@ -72,8 +77,8 @@ def build_command(
     """Tokenize SOURCE: an alias (stdlib, fineweb-edu, …), a path or pattern, or owner/name on the Hub."""
     spec = which_source(source, dataset_name)
     layout = Layout.from_env()
-    chosen = choose(TOKENIZERS, tokenizer, layout.tokenizers)
-    announce_tokenizer(chosen)
+    chosen = find_tokenizer(tokenizer, layout)
+    click.echo(f"tokenizer {chosen.parent} ({hashlib.sha256(chosen.read_bytes()).hexdigest()[:12]})", err=True)
     corpus = open_source(
         spec,
         text_column=text_column,
@@ -87,8 +92,8 @@ def build_command(
         click.echo(f"warning: {warning}", err=True)
     out = out or layout.shards / corpus.name
     say_start(corpus, out, tokens)
-    with stop_politely(), Live(progress_line) as live:
-        shards = build(corpus, chosen, out, tokens=tokens, progress=live, **options)
+    with stop_politely(), live_progress() as progress:
+        shards = build(corpus, chosen, out, tokens=tokens, progress=progress, **options)
     say_end(shards, tokens)
 
 
@@ -123,13 +128,23 @@ def say_end(shards: ShardSet, tokens: int | None) -> None:
         click.echo("warning: no-validation: `train` refuses this set; raise --val-ppm (in a new --out)", err=True)
 
 
-def progress_line(counters: dict[str, int], seconds: float) -> str:
+@contextlib.contextmanager
+def live_progress() -> Iterator[Progress]:
+    """Show the counters of the running build on one line; it is wiped at the end."""
+    line = LiveLine()
+    start = time.monotonic()
+    try:
+        yield lambda counters: line.show(progress_text(counters, time.monotonic() - start))
+    finally:
+        line.close()
+
+
+def progress_text(counters: Mapping[str, int], seconds: float) -> str:
     """`seg 31/112 · 3.1 B tok · 41.2 M tok/s · 120 MB/s · ETA 3m10s`."""
     done, total = counters["done"], counters["total"]
-    rate = counters["tokens"] / seconds if seconds else 0
+    rate, text = (counters[name] / max(seconds, 1e-3) for name in ("tokens", "bytes"))
     eta = f" · ETA {duration(seconds / done * (total - done))}" if 0 < done < total else ""
-    text = counters["bytes"] / 1e6 / seconds if seconds else 0
-    return f"seg {done}/{total} · {short(counters['tokens'])} tok · {short(rate)} tok/s · {text:.1f} MB/s{eta}"
+    return f"seg {done}/{total} · {short(counters['tokens'])} tok · {short(rate)} tok/s · {text / 1e6:.1f} MB/s{eta}"
 
 
 @contextlib.contextmanager
@@ -149,7 +164,12 @@ def stop_politely() -> Iterator[None]:
 
 
 def the_set(said: str | None) -> Path:
-    return choose(SHARD_SETS, said, Layout.from_env().shards)
+    """The folder of the set that is meant (decision 4). Raises MissingError."""
+    layout = Layout.from_env()
+    found = find_shards(TrainRequest(shards=said), layout)
+    if found is None:
+        raise MissingError(f"no shard set {said or ''} in {layout.shards}", hint="picollm shard SOURCE")
+    return found
 
 
 @command.command("info")

@@ -6,7 +6,7 @@ plan and all its files have their sizes; everything else is made again, to the s
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from picollm.shards.plan import PLAN, Options, ShardPlan, TokenizerFacts, dtype_
 WORK = ".picollm"  # the lock and files in the making; nothing a reader needs
 LOCK = "lock"
 SPARE = 1.05  # of the disk space that the estimate asks for
-Progress = Callable[[dict[str, int]], None]
+Progress = Callable[[Mapping[str, int]], object]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Describe a shard set, and check every promise its files make."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from picollm import _rustbpe
 from picollm.errors import PicoError
+from picollm.shards.build import Progress
 from picollm.shards.manifest import SPLITS, ShardFile, ShardSet, Split
 
 INFO_SCHEMA = "picollm.shard-info/1"
@@ -32,7 +32,7 @@ class Verified:
         return {"schema": VERIFY_SCHEMA, **vars(self), "path": str(self.path), "faults": list(self.faults)}
 
 
-def verify(folder: Path | str, progress: Callable[[dict[str, int]], None] | None = None) -> Verified:
+def verify(folder: Path | str, progress: Progress | None = None) -> Verified:
     """Read every file of the newest manifest: headers, hashes, offsets, ids, parents.
 
     A damaged file is a fault in the answer; a set that cannot be opened raises as `ShardSet.open` does.
@@ -49,7 +49,7 @@ def verify(folder: Path | str, progress: Callable[[dict[str, int]], None] | None
     return Verified(shards.path, len(files), tokens, tokens * width, tuple(faults))
 
 
-def fault_of(shards: ShardSet, file: ShardFile, progress: Callable[[dict[str, int]], None] | None) -> str | None:
+def fault_of(shards: ShardSet, file: ShardFile, progress: Progress | None) -> str | None:
     """What is wrong with one file, or None."""
     path = shards.path / f"{file.name}.bin"
     try:
