@@ -23,3 +23,11 @@ def shared() -> Path:
             pytest.fail(why)
         pytest.skip(why)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Downloads and probe verdicts of the tests stay away from the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ.setdefault("PICOLLM_CACHE", str(folder))
+    return folder

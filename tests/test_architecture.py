@@ -93,4 +93,6 @@ except SystemExit as done:
 heavy = {{"torch", "datasets", "numpy", "pyarrow"}} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={"PYTHONPATH": str(PACKAGE.parent)})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, env={"PYTHONPATH": str(PACKAGE.parent)}
+    )

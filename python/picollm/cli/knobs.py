@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,22 @@ def train_options(function: Callable[..., Any]) -> Callable[..., Any]:
     params: list[click.Parameter] = [*made, preset, config]
     vars(run)["__click_params__"] = [*reversed(params), *getattr(function, "__click_params__", [])]
     return wrapped
+
+
+def request_from_words(words: Sequence[str]) -> TrainRequest:
+    """The request that these options make, as `plan` would read them. Raises UsageError."""
+
+    @click.command("flags", add_help_option=False)
+    @train_options
+    def read_options(request: TrainRequest) -> TrainRequest:
+        return request
+
+    try:
+        request = read_options.main(list(words), standalone_mode=False)
+    except click.ClickException as error:
+        raise UsageError(f"{' '.join(words)}: {error.format_message()}") from None
+    assert isinstance(request, TrainRequest)
+    return request
 
 
 def request_of(

@@ -19,6 +19,8 @@ COMMANDS = {
     "tok": ("tok", "train and use a tokenizer"),
     "shard": ("shard", "tokenize a source into shards; inspect and verify them"),
     "plan": ("plan", "what a training command means and costs, before it runs"),
+    "explain": ("explain", "why a knob has its value, what a warning means"),
+    "diff": ("diff", "what a change changes: six questions"),
     "train": ("train", "train a base model (also: torchrun -m picollm.train)"),
     "sft": ("sft", "fine-tune a base model on conversations"),
     "chat": ("chat", "talk to a model"),

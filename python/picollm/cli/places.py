@@ -1,15 +1,22 @@
 """Which machine and which shards a plan is for. No torch: the trainer asks torch what it really has."""
 
+import contextlib
 import hashlib
+import json
+import time
 from pathlib import Path
+from platform import node
 
-from picollm.errors import MissingError, TokenizerMismatch, UsageError
-from picollm.layout import Layout
+from picollm.errors import MissingError, PicoError, TokenizerMismatch, UsageError
+from picollm.layout import Layout, cache_dir
 from picollm.plan.facts import DataFacts
 from picollm.plan.request import TrainRequest
-from picollm.runtime.machine import Machine, nvidia_smi, parse_gpu
+from picollm.runtime import durable
+from picollm.runtime.machine import Machine, nvidia_smi, parse_gpu, usable_cores
 
 MANIFEST = "manifest.json"
+RATE_FILE = "matmul-rate.json"
+RATE_SECONDS = 7 * 86_400
 
 
 def machine_for(request: TrainRequest) -> Machine:
@@ -28,9 +35,27 @@ def _named_or_here(request: TrainRequest) -> Machine:
         raise UsageError("--gpu auto: no NVIDIA GPU here", hint="--gpu h100, or leave it out")
     if gpus is not None:
         return gpus
+    return Machine.cpu(request.peak_flops or matmul_rate())
+
+
+def matmul_rate() -> float:
+    """FLOP/s of this machine's cores: measured once a week, kept in the cache folder, so that a plan opens at once."""
+    file = cache_dir() / RATE_FILE
+    cores = usable_cores()
+    try:
+        kept = json.loads(file.read_bytes())
+        if kept["cores"] == cores and kept["machine"] == node() and 0 <= time.time() - kept["measured"] < RATE_SECONDS:
+            return float(kept["flops"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing kept, or not by us: measure
     from picollm.runtime.gemm import cpu_matmul_rate
 
-    return Machine.cpu(request.peak_flops or cpu_matmul_rate())
+    rate = cpu_matmul_rate()
+    value = {"flops": rate, "cores": cores, "machine": node(), "measured": time.time()}
+    with contextlib.suppress(OSError, PicoError):  # a cache that cannot be written is no cache
+        file.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_json(file, value)
+    return rate
 
 
 def find_shards(request: TrainRequest, layout: Layout) -> Path | None:
@@ -98,3 +123,19 @@ def tokenizer_vocab(request: TrainRequest, layout: Layout) -> int | None:
     from picollm.tok.tokenizer import Tokenizer
 
     return int(Tokenizer.load(file).vocab_size)
+
+
+def measured_bytes_per_token(layout: Layout) -> dict[int, float]:
+    """Bytes of training text per token, by vocabulary, of every shard set here; of several, the newest."""
+    manifests = sorted(layout.shards.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        return {}
+    from picollm.shards.manifest import ShardSet
+
+    found: dict[int, float] = {}
+    for manifest in manifests:
+        with contextlib.suppress(PicoError):  # a damaged set has its own error, when it is used
+            facts = DataFacts.of(ShardSet.open(manifest.parent))
+            if facts.train_tokens and facts.train_bytes:
+                found[facts.vocab_size] = facts.train_bytes / facts.train_tokens
+    return found

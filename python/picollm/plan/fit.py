@@ -20,7 +20,9 @@ def out_of_memory(config: ModelConfig, request: TrainRequest, place: Place, step
     """The problem (exit 5) with what is needed, what there is, and up to three ways out."""
     need = memory_of(config, rows, place).total
     ways = [way for _, way in zip(range(OFFERED), ways_out(config, request, place, step_rows), strict=False)]
-    message = f"out of memory: about {need / GIB:.1f} GiB needed at {rows} rows, {place.memory / GIB:.1f} GiB there"
+    message = (
+        f"E503 out of memory: about {need / GIB:.1f} GiB needed at {rows} rows, {place.memory / GIB:.1f} GiB there"
+    )
     return Problem(5, message, "fits: " + "; ".join(ways) if ways else "no change of size fits this device")
 
 

@@ -48,7 +48,8 @@ class Question(StrEnum):
 class Knob:
     """One decision. `rule` says what is used when nothing is said; `switches` are options that set one value.
 
-    `may_change`: another value may continue a started run (decision 18). `plan_only`: `train` ignores it.
+    `example`: options to put behind `--preset tiny` in order to see its effect. `may_change`: another value may
+    continue a started run (decision 18). `plan_only`: `train` ignores it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Knob:
     switches: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[Question, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    example: str = ""
     may_change: bool = False
     plan_only: bool = False
 
@@ -91,6 +93,7 @@ Q, D, T, M, E, R = Question, Layer.DATA, Layer.TOKENS, Layer.MODEL, Layer.EFFORT
 DATA_KNOBS = (
     Knob(
         "dataset_name", D, Kind.TEXT, "not used: --shards decides",
+        example="--dataset-name stdlib",
         why="Names the shards by their corpus. Training never starts hours of hidden sharding: shards that do not"
         " exist are answered with the command that makes them.",
         aliases=("dataset",), unit="alias, path or owner/name",
@@ -98,6 +101,7 @@ DATA_KNOBS = (
     ),
     Knob(
         "shards", D, Kind.PATH, "the only shard set there is, else the most recently finished",
+        example="--shards shards/stdlib",
         why="What the model reads decides what it can become; the shard set fixes documents, tokenizer and"
         " validation at once, and its fingerprint goes into the run.",
         unit="directory",
@@ -105,12 +109,14 @@ DATA_KNOBS = (
     ),
     Knob(
         "seed", D, Kind.INT, "1337",
+        example="--seed 1338",
         why="One seed for initial values and row order: the same command gives the same run. Two seeds show how much"
         " of a difference is chance.",
         changes={},
     ),
     Knob(
         "max_epochs", D, Kind.NUMBER, "4",
+        example="--max-epochs 8 --max-steps 400",
         why="Repeated text helps less each time; up to about four passes it is nearly as good as new text, after"
         " that the model learns it by heart (Muennighoff et al., arXiv 2305.16264).",
         too_low="the run is refused although some repetition is harmless",
@@ -123,17 +129,19 @@ DATA_KNOBS = (
 TOKEN_KNOBS = (
     Knob(
         "tokenizer", T, Kind.PATH, "the one the shards were made with",
+        example="--tokenizer tokenizers/stdlib-4096",
         why="Ids mean nothing without their tokenizer. It must be the shards' own, by hash; another one is refused.",
         unit="directory",
         changes={Q.GRANULARITY: "how much text one token holds"},
     ),
     Knob(
         "vocab_size", T, Kind.COUNT, "the shards', else the tokenizer's, else 32,768",
+        example="--vocab-size 4096",
         why="More tokens mean fewer steps for the same text, and larger tables: in small models the tables soon hold"
         " most parameters. 65,536 is the most that 16-bit ids can say.",
         too_low="text becomes long: more compute and less context for the same words",
         too_high="most parameters sit in rarely used rows of the embeddings; logits grow",
-        unit="tokens", warnings=("W201", "W204"),
+        unit="tokens", warnings=("W105", "W201", "W204"),
         changes={
             Q.GRANULARITY: "bytes per token",
             Q.CAPACITY: "size of the embeddings and the head",
@@ -143,6 +151,7 @@ TOKEN_KNOBS = (
     ),
     Knob(
         "max_seq_len", T, Kind.COUNT, "2048",
+        example="--max-seq-len 64",
         why="How far back the model can look in training. Documents stay whole in the shards, so changing it needs"
         " no new shards.",
         too_low="long-range structure is never seen; documents are cut",
@@ -155,6 +164,7 @@ TOKEN_KNOBS = (
     ),
     Knob(
         "packing", T, Kind.CHOICE, "bestfit",
+        example="--packing concat",
         why="How documents fill rows. bestfit starts rows at a document's beginning and splits few documents; concat"
         " lays documents end to end and wastes nothing.",
         choices=("bestfit", "concat"),
@@ -165,6 +175,7 @@ TOKEN_KNOBS = (
 MODEL_KNOBS = (
     Knob(
         "depth", M, Kind.INT, "with only FLOPs, steps or time: the even depth with a ratio nearest 12",
+        example="--depth 4",
         why="The one dial of size: width and heads follow from it, rates, batch and horizon from the size. Rates were"
         " searched along this family of shapes.",
         too_low="the model saturates: more tokens stop helping",
@@ -179,6 +190,7 @@ MODEL_KNOBS = (
     ),
     Knob(
         "aspect_ratio", M, Kind.NUMBER, "64 channels per layer",
+        example="--aspect-ratio 64",
         why="Width over depth. 64 is the line of shapes on which the rates were tuned; between 32 and 128 the loss"
         " is flat at equal size.",
         too_low="narrow and deep: slow, little parallel work", too_high="wide and shallow: few steps of thought",
@@ -187,6 +199,7 @@ MODEL_KNOBS = (
     ),
     Knob(
         "hidden_size", M, Kind.INT, "aspect ratio x depth, rounded up to whole heads",
+        example="--hidden-size 128",
         why="The width said directly, for those who copy a shape.",
         too_low="little room per token", too_high="under-deep at equal parameters",
         unit="channels", warnings=("W203",),
@@ -194,6 +207,7 @@ MODEL_KNOBS = (
     ),
     Knob(
         "heads", M, Kind.INT, "width / head dim",
+        example="--heads 1",
         why="How many places a layer can look at together. Follows from the width and the head width.",
         too_low="few patterns per layer", too_high="narrow heads: kernels are slow and each head says little",
         warnings=("W202",),
@@ -201,6 +215,7 @@ MODEL_KNOBS = (
     ),
     Knob(
         "head_dim", M, Kind.INT, "128 from a width of 256 on, else 64",
+        example="--head-dim 64",
         why="Kernels are fastest at 64 and 128; recipes of this family use 128.",
         too_low="kernels run below their speed, a head has little to compare with", too_high="fewer heads",
         unit="channels", warnings=("W202",),
@@ -208,12 +223,14 @@ MODEL_KNOBS = (
     ),
     Knob(
         "kv_heads", M, Kind.INT, "as many as heads",
+        example="--kv-heads 1",
         why="Fewer key heads shrink the cache when the model talks. Training gains nothing.",
         too_low="attention loses detail", too_high="must divide the heads",
         changes={Q.CAPACITY: "keys, values and value tables shrink", Q.MEMORY: "cache and value tables"},
     ),
     Knob(
         "window_pattern", M, Kind.TEXT, "SSSL on every machine",
+        example="--window-pattern SL --max-seq-len 1024",
         why="S layers see a quarter of the row, L layers all of it, the last layer is always L. It changes the model,"
         " so it never follows the machine's kernels.",
         unit="letters S and L, tiled over the layers", warnings=("W301",),
@@ -221,11 +238,13 @@ MODEL_KNOBS = (
     ),
     Knob(
         "arch", M, Kind.CHOICE, "fast",
+        example="--arch fast",
         why="fast has every trick that paid at several depths. It is the only one until exporters come.",
         choices=("fast",),
     ),
     Knob(
         "value_embeds", M, Kind.FLAG, "on",
+        example="--no-value-embeds",
         why="Tables that add to the values of every other layer: the largest single gain of this architecture, and"
         " about half of all parameters (nanochat LOG 2026-01-17).",
         warnings=("W201",),
@@ -233,11 +252,13 @@ MODEL_KNOBS = (
     ),
     Knob(
         "backout", M, Kind.FLAG, "on",
+        example="--no-backout",
         why="Takes half-depth features back out before the head; tuned at half depth in March 2026 (nanochat).",
         changes={Q.CAPACITY: "one scalar"},
     ),
     Knob(
         "smear", M, Kind.FLAG, "off",
+        example="--smear",
         why="Mixes in the previous token's embedding. A small gain once, doubted by its maintainer (nanochat #747).",
         changes={Q.CAPACITY: "25 parameters"},
     ),
@@ -246,6 +267,7 @@ MODEL_KNOBS = (
 HORIZON_KNOBS = (
     Knob(
         "num_iterations", E, Kind.COUNT, "from the other horizons",
+        example="--num-iterations 100",
         why="The number of updates, said directly. The batch then follows from the steps.",
         too_low="the schedule has no time to work", too_high="repeated text, or money",
         aliases=("max_steps",), unit="steps", warnings=("W401", "W404"),
@@ -253,6 +275,7 @@ HORIZON_KNOBS = (
     ),
     Knob(
         "target_flops", E, Kind.NUMBER, "from the other horizons",
+        example="--target-flops 1e12",
         why="A budget of compute. Without a depth it also chooses the size: the even depth whose tokens per"
         " parameter come nearest 12.",
         unit="FLOPs", warnings=("W401", "W404"),
@@ -260,6 +283,7 @@ HORIZON_KNOBS = (
     ),
     Knob(
         "target_param_data_ratio", E, Kind.NUMBER, "12, when a depth is the only thing known",
+        example="--target-param-data-ratio 12",
         why="Tokens per scaling parameter (matrices and head). Chinchilla found 20 for plain AdamW, this recipe's"
         " optimum was measured at 8 to 12.",
         too_low="a large model, half trained", too_high="a small model, over-trained: cheap to run, dear to make",
@@ -268,6 +292,7 @@ HORIZON_KNOBS = (
     ),
     Knob(
         "max_minutes", E, Kind.NUMBER, "from the other horizons",
+        example="--max-minutes 1",
         why="A budget of time. The rate is measured before the first step, the number of steps is then fixed: the"
         " schedule reaches its end.",
         unit="minutes",
@@ -275,6 +300,7 @@ HORIZON_KNOBS = (
     ),
     Knob(
         "budget", E, Kind.DOLLARS, "from the other horizons",
+        example="--budget 1usd --price-per-gpu-hour 3",
         why="A budget of money: minutes at --price-per-gpu-hour.",
         unit="dollars", changes={Q.BUDGET: "it is the budget"},
     ),
@@ -283,6 +309,7 @@ HORIZON_KNOBS = (
 BATCH_KNOBS = (
     Knob(
         "total_batch_size", E, Kind.COUNT, "524,288 x (tokens / 1.32 B)^0.383 at the nearest power of two",
+        example="--total-batch-size 4096",
         why="Tokens per update. Longer runs stand larger batches (Power Lines, arXiv 2505.13738); rates and decay"
         " follow it.",
         too_low="noisy updates, small rates, idle GPUs", too_high="too few updates for the same tokens",
@@ -291,14 +318,16 @@ BATCH_KNOBS = (
     ),
     Knob(
         "device_batch_size", E, Kind.INT, "the largest that the memory model allows",
+        example="--device-batch-size 2",
         why="Rows per device and micro-step. Accumulation fills up to the same total: memory and speed change, the"
         " result does not.",
         too_low="the device idles between small kernels", too_high="out of memory",
-        aliases=("batch_size",), unit="rows", may_change=True,
+        aliases=("batch_size",), unit="rows", warnings=("E503",), may_change=True,
         changes={Q.MEMORY: "activations"},
     ),
     Knob(
         "grad_accum", E, Kind.INT, "total batch / (devices x rows x length), rounded up",
+        example="--device-batch-size 2 --grad-accum 16",
         why="Micro-steps per update: more of them let a small device take a large batch.",
         unit="micro-steps",
         changes={Q.STABILITY: "only if it changes the total batch"},
@@ -308,31 +337,37 @@ BATCH_KNOBS = (
 RATE_KNOBS = (
     Knob(
         "learning_rate", E, Kind.NUMBER, "0.02 for matrices, before batch scaling",
+        example="--learning-rate 0.1",
         why="Peak of the Muon group at the reference batch; the other groups keep their ratio to it. Found by search"
         " at depth 12 and carried by the scaling rules.",
         too_low="slow: the budget ends before the loss does", too_high="loss jumps or stops being a number",
+        warnings=("E501",),
         changes={Q.STABILITY: "all peaks move by one factor"},
     ),
     Knob(
         "embedding_lr", E, Kind.NUMBER, "0.3 (value tables: half), before batch and width scaling",
+        example="--embedding-lr 1",
         why="Rows are touched rarely, so their rate is high.",
         too_low="rare tokens stay where they began", too_high="frequent tokens jump",
         changes={Q.STABILITY: "token and value tables"},
     ),
     Knob(
         "unembedding_lr", E, Kind.NUMBER, "0.008, before batch and width scaling",
+        example="--unembedding-lr 0.05",
         why="The head meets every token at each step and wants a small rate.",
         too_low="logits stay flat", too_high="logits saturate the soft cap",
         changes={Q.STABILITY: "the head"},
     ),
     Knob(
         "scalar_lr", E, Kind.NUMBER, "0.5 (residual scales: 1 % of it), before batch scaling",
+        example="--scalar-lr 0.05",
         why="One number per layer mixes in the first embedding; it needs room to move.",
         too_low="the scales stay at their initial values", too_high="layers switch on and off",
         changes={Q.STABILITY: "residual and x0 scales"},
     ),
     Knob(
         "weight_decay", E, Kind.NUMBER, "0.28 x sqrt(batch / 524,288) x 1.32 B / tokens, rate x decay at most 0.01",
+        example="--weight-decay 0",
         why="Peak decay of the matrices. The rule keeps the memory of the weights the same share of the run"
         " (arXiv 2405.13698).",
         too_low="weights grow, late learning slows", too_high="weights forget faster than momentum remembers",
@@ -340,6 +375,7 @@ RATE_KNOBS = (
     ),
     Knob(
         "warmup_steps", E, Kind.INT, "2 % of the steps, 1 to 40",
+        example="--warmup-steps 0",
         why="The first updates see a model that knows nothing; small ones avoid a wrong turn.",
         too_low="a jump at the start", too_high="the best part of the run is spent walking",
         unit="steps", warnings=("W402",),
@@ -347,6 +383,7 @@ RATE_KNOBS = (
     ),
     Knob(
         "warmdown_ratio", E, Kind.NUMBER, "0.65 of the run, down to 5 % of the peak",
+        example="--warmdown-ratio 0",
         why="Most of the loss comes off while the rate falls.",
         too_low="the run ends hot", too_high="little time at full rate",
         unit="share of the run",
@@ -357,49 +394,58 @@ RATE_KNOBS = (
 RUNTIME_KNOBS = (
     Knob(
         "device", E, Kind.CHOICE, "cuda if there is one, else mps, else cpu",
+        example="--device cpu",
         why="Where the arithmetic runs. The plan's sizes do not follow it.",
         choices=("auto", "cuda", "mps", "cpu"), may_change=True,
         changes={Q.BUDGET: "time, not tokens"},
     ),
     Knob(
         "dtype", E, Kind.CHOICE, "bf16 on CUDA from SM 80 on, else fp32",
+        example="--dtype bf16",
         why="Compute type. bf16 has the range of fp32 in half the bytes and needs no scaler.",
-        choices=("auto", "fp32", "bf16"), switches={"bf16": "bf16"},
+        choices=("auto", "fp32", "bf16"), switches={"bf16": "bf16"}, warnings=("W302",),
         changes={Q.MEMORY: "activations halve in bf16", Q.STABILITY: "rounding"},
     ),
     Knob(
         "compile", E, Kind.CHOICE, "on for cuda, off for cpu and mps",
+        example="--compile on",
         why="Fused kernels for a wait at the start: minutes that only a GPU run earns back.",
         choices=("auto", "on", "off"), may_change=True, warnings=("W304",),
     ),
     Knob(
         "nproc", E, Kind.INT, "1, or the world that torchrun opened",
+        example="--nproc 2",
         why="Processes, one per device. The total batch stays, so do the results; memory for the optimizer is shared.",
         aliases=("nproc_per_node",), unit="processes", warnings=("W305",), may_change=True,
         changes={Q.MEMORY: "optimizer state is divided", Q.BUDGET: "time, not tokens"},
     ),
     Knob(
         "workers", E, Kind.INT, "half of this process's cores, 1 to 8",
+        example="--workers 1",
         why="Loader threads. The order of rows does not depend on them.",
         unit="threads", may_change=True,
     ),
     Knob(
         "gpu", E, Kind.TEXT, "the GPUs of this machine, if any",
+        example="--gpu h100:8",
         why="Plan for another machine: h100, a100, 4090 …; h100:8 also says --nproc 8.",
         may_change=True, plan_only=True,
     ),
     Knob(
         "peak_flops", E, Kind.NUMBER, "the vendor's dense bf16 figure, else a measured matmul",
+        example="--peak-flops 1e12",
         why="What 100 % means in MFU, and what a time estimate divides by.",
         unit="FLOP/s per device", may_change=True,
     ),
     Knob(
         "step_time", E, Kind.NUMBER, "FLOPs / (devices x peak x assumed MFU)",
+        example="--step-time 2.84",
         why="Seconds per step read off a live log turn the plan's guess into arithmetic.",
         unit="seconds", may_change=True, plan_only=True,
     ),
     Knob(
         "price_per_gpu_hour", E, Kind.NUMBER, "unknown: no price is invented",
+        example="--price-per-gpu-hour 3",
         why="Your price makes hours into money.",
         unit="dollars", may_change=True,
     ),
@@ -407,25 +453,33 @@ RUNTIME_KNOBS = (
 
 RUN_KNOBS = (
     Knob("name", R, Kind.TEXT, "train- and six hex digits of the request",
+         example="--name mine",
          why="The same command is the same run, on every rank and after every restart.", may_change=True),
     Knob("runs_dir", R, Kind.PATH, "runs", why="Where runs lie: visible, yours to delete.",
+         example="--runs-dir trials",
          unit="directory", may_change=True),
     Knob("resume", R, Kind.TEXT, "auto",
+         example="--resume never",
          why="auto starts, goes on or says that the run is finished; never refuses a run that exists; a run's name"
          " goes on with that run.", unit="auto, never or RUN", may_change=True),
     Knob("stop_after", R, Kind.INTERVAL, "never",
+         example="--stop-after 10steps",
          why="A cap, not a horizon: it saves and leaves, the schedule stays.", unit="500steps, 30min or 20usd",
          may_change=True, changes={Q.BUDGET: "this session only"}),
     Knob("save_every", R, Kind.INTERVAL, "15min",
+         example="--save-every 10steps",
          why="What a crash can cost, in time.", too_low="time and disk go into files",
          too_high="a crash costs that much work", aliases=("save_steps",), unit="100 (steps) or 15min",
          warnings=("W406",), may_change=True),
     Knob("keep", R, Kind.INT, "3, plus the best",
+         example="--keep 1",
          why="Disk: a checkpoint holds weights and optimizer.", unit="checkpoints", may_change=True),
     Knob("eval_every", R, Kind.INT, "a tenth of the run, 1 to 250 steps; also at step 0 and the end",
+         example="--eval-every 1",
          why="Validation shows what training loss hides.", too_low="time goes into looking", too_high="late news",
          unit="steps", may_change=True),
     Knob("val_tokens", R, Kind.COUNT, "a 64th of the training tokens as a power of two, 16 Ki to 10 M",
+         example="--val-tokens 32768",
          why="One fixed set for the whole run: enough for a steady figure, little enough to be cheap.",
          too_low="bits per byte is noisy", too_high="evaluation takes the time of training", unit="tokens"),
 )  # fmt: skip

@@ -19,6 +19,8 @@ WARMUP = (0.002, 0.10)
 RATIO = (5.0, 100.0)
 SAVE_SECONDS = 30 * 60
 ETA_DAYS = 7
+BYTES_PER_TOKEN_MIN = 100  # of training text for each token of the vocabulary; judgement
+BF16_SINCE = (8, 0)  # compute capability with bf16 units: Ampere
 DAY = 86_400
 
 
@@ -28,8 +30,17 @@ def million(value: float) -> str:
 
 def find(plan: TrainPlan, machine: Machine) -> tuple[Warning, ...]:
     """Every warning for this plan on this machine, by code."""
-    found = [*shape_warnings(plan.model), *device_warnings(plan, machine), *effort_warnings(plan)]
+    found = [*data_warnings(plan), *shape_warnings(plan.model), *device_warnings(plan, machine), *effort_warnings(plan)]
     return tuple(sorted(found, key=lambda warning: warning.code))
+
+
+def data_warnings(plan: TrainPlan) -> Iterator[Warning]:
+    data, vocab = plan.data, plan.model.vocab_size
+    if data and 0 < data.train_bytes < BYTES_PER_TOKEN_MIN * vocab:
+        text = (
+            f"{vocab:,} tokens for {data.train_bytes / 1e6:,.1f} MB of text: rare ones are met too seldom to be learned"
+        )
+        yield Warning("W105", text, "a tokenizer with a smaller --vocab-size, or more text")
 
 
 def shape_warnings(config: ModelConfig) -> Iterator[Warning]:
@@ -77,6 +88,9 @@ def device_warnings(plan: TrainPlan, machine: Machine) -> Iterator[Warning]:
     if short and not windowed:
         text = f"{plan.model.window_pattern} runs as masked full attention here, slower than L; the plan stays"
         yield Warning("W301", text)
+    if plan.dtype == "bf16" and machine.capability is not None and machine.capability < BF16_SINCE:
+        major, minor = machine.capability
+        yield Warning("W302", f"bf16 is emulated on SM {major}{minor}", "--dtype fp32")
     if machine.device == "cuda" and machine.count > plan.ranks:
         text = f"{machine.count} GPUs seen, {plan.ranks} used"
         yield Warning("W305", text, f"--nproc-per-node {machine.count}")
@@ -105,3 +119,11 @@ def effort_warnings(plan: TrainPlan) -> Iterator[Warning]:
         yield Warning(
             "W407", f"about {plan.estimate.seconds / DAY:,.0f} days on this machine", "a smaller budget, or GPUs"
         )
+
+
+def disk_warnings(plan: TrainPlan, free: int) -> Iterator[Warning]:
+    """What `free` bytes under the runs say about the checkpoints to be kept, and the one being written beside them."""
+    needed = (plan.disk.kept + 1) * plan.disk.checkpoint
+    if needed > free:
+        text = f"{needed / 1e9:,.1f} GB needed for checkpoints, {free / 1e9:,.1f} GB free"
+        yield Warning("W406", text, "--keep 1, or --runs-dir on a larger disk")

@@ -1,0 +1,115 @@
+"""The catalogue of coded warnings and errors: when each is raised, why it matters, what to do at about equal cost."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Code:
+    """`by`: the command or moment that says it. `knobs`: the decisions that bring it about or mend it."""
+
+    code: str
+    when: str
+    why: str
+    remedy: str
+    by: str
+    knobs: tuple[str, ...] = ()
+
+
+CODES = (
+    Code(
+        "W105", "the vocabulary has more than one token per 100 bytes of training text", by="plan",
+        knobs=("vocab_size", "dataset_name"),
+        why="Rare tokens are met a few times or never: their rows stay where chance put them.",
+        remedy="a smaller --vocab-size for the tokenizer, or more text",
+    ),
+    Code(
+        "W201", "more than half of the parameters are embeddings", by="plan", knobs=("vocab_size", "depth"),
+        why="Tables are looked up, matrices compute. In a small model a large vocabulary takes most of the memory and"
+        " none of the thinking.",
+        remedy="a smaller --vocab-size (the warning says what it saves), or a deeper model",
+    ),
+    Code(
+        "W202", "head dim below 32", by="plan", knobs=("heads", "head_dim"),
+        why="A narrow head has little to compare with, and kernels run far below their speed.",
+        remedy="fewer heads at the same width: the warning gives the numbers",
+    ),
+    Code(
+        "W203", "width over depth outside 32 to 128", by="plan", knobs=("depth", "hidden_size", "aspect_ratio"),
+        why="Rates were searched near 64 channels per layer, and the loss is flat only within that range.",
+        remedy="the shape of about equal matrices that the warning names",
+    ),
+    Code(
+        "W204", "the vocabulary is not a multiple of 64", by="plan", knobs=("vocab_size",),
+        why="Tables are padded to whole tiles: the padded rows cost memory and mean nothing.",
+        remedy="a multiple of 64",
+    ),
+    Code(
+        "W301", "a sliding window pattern without a sliding kernel", by="plan", knobs=("window_pattern",),
+        why="The windows run as masked full attention, which costs more than full attention itself. The plan stays:"
+        " a model must not depend on the machine it was started on.",
+        remedy="--window-pattern L on machines that will never have such a kernel: another model",
+    ),
+    Code(
+        "W302", "bf16 on a GPU before Ampere", by="plan", knobs=("dtype",),
+        why="Such GPUs have no bf16 units: the arithmetic is emulated and slower than fp32.",
+        remedy="--dtype fp32",
+    ),
+    Code(
+        "W304", "torch.compile is not available", by="doctor, train", knobs=("compile",),
+        why="Without a compiler backend (Triton on GPUs, a C++ compiler on CPUs) the model runs eagerly.",
+        remedy="install the backend, or --compile off to say that it is meant",
+    ),
+    Code(
+        "W305", "more GPUs seen than used", by="plan, train", knobs=("nproc",),
+        why="The total batch stays the same on any number of devices: only the wait changes.",
+        remedy="--nproc-per-node with their number",
+    ),
+    Code(
+        "W401", "more than 1.5 passes over the training text; said more strongly from 4 on", by="plan",
+        knobs=("num_iterations", "target_flops", "max_epochs"),
+        why="Repetition helps less each time; past four passes the model learns the text by heart. `train` stops"
+        " there unless --max-epochs is raised.",
+        remedy="more text: picollm shard SOURCE --tokens N",
+    ),
+    Code(
+        "W402", "warm-up over 10 % or under 0.2 % of the run", by="plan", knobs=("warmup_steps",),
+        why="Too long, and the run walks where it could train; too short, and the first updates jump.",
+        remedy="the rule's number, which the warning names",
+    ),
+    Code(
+        "W404", "tokens per scaling parameter below 5 or above 100", by="plan",
+        knobs=("target_param_data_ratio", "depth", "num_iterations"),
+        why="Far below 8 to 12 a smaller model would be better for the same money; far above, a larger one.",
+        remedy="another --depth or another horizon",
+    ),
+    Code(
+        "W405", "the total batch is outside half to twice the law's", by="plan",
+        knobs=("total_batch_size", "grad_accum", "device_batch_size"),
+        why="Too large a batch wastes tokens, too small a one wastes devices.",
+        remedy="leave --total-batch-size out, or accept: rates are scaled to the batch you gave",
+    ),
+    Code(
+        "W406", "more than 30 minutes between checkpoints, or too little disk for them", by="plan",
+        knobs=("save_every", "keep"),
+        why="A crash costs the time since the last save; a full disk costs the next one.",
+        remedy="--save-every 15min; --keep 1",
+    ),
+    Code(
+        "W407", "the run takes over seven days on this machine", by="plan", knobs=("target_flops", "depth", "nproc"),
+        why="Most people who ask for this meant another machine.",
+        remedy="a smaller budget, more devices, or --gpu to plan for another machine",
+    ),
+    Code(
+        "E501", "the loss stopped being a finite number, three times", by="train (exit 1)", knobs=("learning_rate",),
+        why="Steps that are not finite are skipped and change nothing; the third means that the next would be no"
+        " better.",
+        remedy="a smaller --learning-rate under another --name; the last good state was saved",
+    ),
+    Code(
+        "E503", "a step does not fit in memory", by="plan, train (exit 5)",
+        knobs=("device_batch_size", "max_seq_len", "vocab_size", "depth"),
+        why="Weights, gradients, optimizer, activations and logits together exceed what the device has.",
+        remedy="one of the three changes listed with it; the first keeps the result",
+    ),
+)  # fmt: skip
+BY_CODE = {code.code: code for code in CODES}
