@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm
+from torch.nn.functional import linear
 
 from picollm.model.cache import Span
 from picollm.model.config import ModelConfig
 from picollm.model.kernels.protocol import Attend, Documents
 from picollm.model.kernels.sdpa import attend
-from picollm.model.rope import rotate
+from picollm.model.pointwise import rms_norm, rotate
 
 VE_GATE_SCALE = 3.0  # a gate of zero input opens to 1.5: nanochat 92d63d4
 
@@ -69,7 +69,7 @@ class Attention(nn.Module):
     def _turned(self, x: Tensor, context: Context) -> Tensor:
         """Heads of x (B, T, heads · D), normed, turned to their positions and scaled: turning keeps the norm."""
         heads = x.view(*x.shape[:2], -1, self.head_dim)
-        return rotate(rms_norm(heads, (self.head_dim,), eps=self.eps), context.cos, context.sin)
+        return rotate(rms_norm(heads, self.eps), context.cos, context.sin)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         if context.span is None:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, relu, rms_norm
+from torch.nn.functional import embedding
 
 from picollm.model.attention import Attention, Context, Linear
 from picollm.model.cache import Cache, Span
@@ -10,6 +10,7 @@ from picollm.model.config import ModelConfig
 from picollm.model.kernels.protocol import Attend, Documents
 from picollm.model.kernels.sdpa import Sdpa
 from picollm.model.loss import loss_sum, token_losses
+from picollm.model.pointwise import relu_squared, rms_norm
 from picollm.model.rope import Rope
 
 MLP_RATIO = 4
@@ -35,7 +36,7 @@ class MLP(nn.Module):
         self.down = Linear(MLP_RATIO * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        out: Tensor = self.down(relu(self.up(h)).square())
+        out: Tensor = self.down(relu_squared(self.up(h)))
         return out
 
 
@@ -46,11 +47,11 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(config, layer)
         self.mlp = MLP(config.width)
-        self.shape, self.eps = (config.width,), config.norm_eps
+        self.eps = config.norm_eps
 
     def forward(self, x: Tensor, value_embed: Tensor | None, context: Context) -> Tensor:
-        x = x + self.attn(rms_norm(x, self.shape, eps=self.eps), value_embed, context)
-        out: Tensor = x + self.mlp(rms_norm(x, self.shape, eps=self.eps))
+        x = x + self.attn(rms_norm(x, self.eps), value_embed, context)
+        out: Tensor = x + self.mlp(rms_norm(x, self.eps))
         return out
 
 
@@ -133,7 +134,7 @@ class GPT(nn.Module):
     forward = loss_sum
 
     def _normed(self, x: Tensor) -> Tensor:
-        return rms_norm(x, (self.config.width,), eps=self.config.norm_eps)
+        return rms_norm(x, self.config.norm_eps)
 
     def _embedded(self, idx: Tensor) -> Tensor:
         return self._normed(self.embed(idx).to(self.compute_dtype))

@@ -30,9 +30,3 @@ class Rope:
         angles = torch.outer(torch.arange(self.length, dtype=exact, device=device), frequencies)
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(a cos − b sin, b cos + a sin) for the halves (a, b) of each head. x (B, T, H, D); cos, sin broadcast to it."""
-    a, b = x.chunk(2, -1)
-    return torch.addcmul(x * cos, torch.cat((b, a), -1), sin)
