@@ -40,6 +40,7 @@ check:
 
 # generated documents and examples are current and run
 docs:
+    python dev/knobs.py --check
     cargo run --locked --quiet --example train_and_encode
     python -m pytest --doctest-modules python/picollm/plan python/picollm/cli/options.py
 
@@ -65,6 +66,10 @@ bench NAME="rust":
 # rewrite constraints.txt from pyproject.toml
 constraints:
     python dev/constraints.py
+
+# rewrite docs/knobs.md and docs/run.schema.json from the knob registry
+knobs:
+    python dev/knobs.py
 
 # reformat everything
 fmt:

@@ -3,18 +3,24 @@
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from picollm.cli.options import COUNT, split_unit
-from picollm.errors import UsageError
+from picollm.cli.places import facts_for
+from picollm.errors import PicoError, UsageError
+from picollm.layout import Layout
 from picollm.plan.config import read
-from picollm.plan.knobs import BY_NAME, KNOBS, Kind, Knob, Layer, option
+from picollm.plan.knobs import BY_NAME, HORIZONS, KNOBS, Kind, Knob, Layer, option
 from picollm.plan.presets import PRESETS
 from picollm.plan.request import Interval, TrainRequest, combine
-from picollm.runtime.machine import parse_gpu
+from picollm.plan.resolve import resolve
+from picollm.plan.trainplan import TrainPlan
+from picollm.plan.values import shown, value_of
+from picollm.runtime.machine import Machine, parse_gpu
 
 BOOLS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 ENV_ALIASES = {"price_per_gpu_hour": ("PICOLLM_GPU_PRICE",)}
@@ -100,19 +106,66 @@ def options_of(knob: Knob) -> list[KnobOption]:
     return made
 
 
+# Their values need torch, a measurement or the whole command: help shows their rule.
+UNKNOWN_YET = frozenset({
+    *HORIZONS, "device", "dtype", "compile", "device_batch_size", "grad_accum", "workers", "gpu", "peak_flops",
+    "step_time", "name",
+})  # fmt: skip
+HELP_WIDTH = 120
+WORDS = "picollm.words"  # of ctx.meta: what was typed beside --help
+
+
 class LayeredCommand(click.Command):
-    """Help in the four layers, then run control, then the command's own options."""
+    """Help in the four layers with the value each knob has now, then run control, then the command's own options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context_settings.setdefault("max_content_width", HELP_WIDTH)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = [word for word in args if word not in ctx.help_option_names]
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(
+            "Decisions in four layers, each with the value it would have now and where that comes from; "
+            "picollm explain FLAG tells why. One horizon: " + " | ".join(BY_NAME[name].flag for name in HORIZONS) + "."
+        )
+        plan = self.plan_so_far(ctx)
         for layer in Layer:
             shown = [p for p in self.params if isinstance(p, KnobOption) and p.knob.layer is layer and not p.hidden]
-            rows = [row for param in shown if (row := param.get_help_record(ctx))]
+            rows = [(row[0], live_help(p.knob, plan)) for p in shown if (row := p.get_help_record(ctx))]
             number = "" if layer is Layer.RUN else f"{list(Layer).index(layer) + 1}  "
             with formatter.section(f"{number}{layer.value.upper()}"):
                 formatter.write_dl(rows)
         others = [p for p in self.get_params(ctx) if isinstance(p, click.Option) and not isinstance(p, KnobOption)]
         with formatter.section("THIS COMMAND"):
             formatter.write_dl([row for param in others if (row := param.get_help_record(ctx))])
+
+    def plan_so_far(self, ctx: click.Context) -> TrainPlan | None:
+        """The plan of the words beside --help; None where they make none. Nothing is probed or measured."""
+        try:
+            inner = self.make_context(ctx.info_name, list(ctx.meta.get(WORDS, ())), resilient_parsing=True)
+            spelled = {name: value for name, value in inner.params.items() if name.startswith("knob_")}
+            request = request_of(spelled, inner.params.get("preset"), inner.params.get("config"), os.environ)
+            machine = Machine.gpus(*parse_gpu(request.gpu)) if request.gpu else Machine.cpu()
+            return resolve(replace(request, device=None), machine, facts_for(request, Layout.from_env()))
+        except (click.ClickException, PicoError):
+            return None
+
+
+def live_help(knob: Knob, plan: TrainPlan | None) -> str:
+    """`2,048 [rule]; also --block-size`, or the rule where the value is not known yet."""
+    also = "".join(f"; also {flag}" for flag in (*knob.flags[1:], *map(option, knob.switches)))
+    if plan is None:
+        return knob.rule + also
+    value, origin = value_of(plan, knob), plan.origins[knob.name]
+    if origin.source != "rule":
+        return f"{shown(value)} [{origin}]{also}"
+    if value is None or knob.name in UNKNOWN_YET:
+        return knob.rule + also
+    return f"{shown(value)} [rule]{also}"
 
 
 def train_options(function: Callable[..., Any]) -> Callable[..., Any]:

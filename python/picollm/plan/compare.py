@@ -6,6 +6,7 @@ from typing import Any
 
 from picollm.model.counts import Counts, count, flops_per_token
 from picollm.plan.knobs import KNOBS, Question
+from picollm.plan.laws import WARMDOWN_SHARE
 from picollm.plan.memory import LOGIT_BYTES
 from picollm.plan.render import GIB, MIB, duration, short
 from picollm.plan.trainplan import TrainPlan
@@ -251,7 +252,7 @@ def stability(a: TrainPlan, b: TrainPlan) -> tuple[bool, str]:
 
 SHAPES: Mapping[str, Callable[[TrainPlan], float]] = {
     "warmup_steps": lambda plan: plan.schedule.warmup,
-    "warmdown_ratio": lambda plan: plan.schedule.warmdown / plan.steps,
+    "warmdown_ratio": lambda plan: plan.request.get("warmdown_ratio", WARMDOWN_SHARE),
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from picollm.plan.knobs import BY_NAME, Knob
+from picollm.plan.laws import WARMDOWN_SHARE
 from picollm.plan.rates import base_rates
 from picollm.plan.trainplan import TrainPlan
 
@@ -59,7 +60,7 @@ READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "scalar_lr": _base_rate("x0_scale"),
     "weight_decay": lambda plan: plan.schedule.decay,
     "warmup_steps": lambda plan: plan.schedule.warmup,
-    "warmdown_ratio": lambda plan: plan.schedule.warmdown / plan.steps,
+    "warmdown_ratio": _said("warmdown_ratio", WARMDOWN_SHARE),
     "device": lambda plan: plan.device,
     "dtype": lambda plan: plan.dtype,
     "compile": lambda plan: ON_OFF[plan.compile],
