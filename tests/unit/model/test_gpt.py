@@ -270,3 +270,16 @@ def test_a_full_cache_is_refused() -> None:
     cache = Cache(model.config, 1, 8)
     with pytest.raises(UsageError, match="9 tokens, room for 8"):
         model.logits(ids(1, 9), cache)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_training_is_one_graph() -> None:
+    model = stirred(tiny())
+    traced = torch.compile(model.loss_sum, backend="aot_eager", fullgraph=True, dynamic=False)
+    grads = []
+    for loss_sum in (model.loss_sum, traced):
+        model.zero_grad()
+        loss_sum(ids(), ids(2, seed=6)).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
