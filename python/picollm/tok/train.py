@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from picollm import _rustbpe
+from picollm.corpus.source import Source
 from picollm.errors import UsageError
 from picollm.tok.special import BYTES, LARGEST_VOCAB, SMALLEST_VOCAB, SPECIALS
 from picollm.tok.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from picollm.corpus.source import Source
 
 Pattern = Literal["picollm", "cl100k", "gpt2"]
 Ties = Literal["rustbpe", "huggingface"]
@@ -35,9 +33,7 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def request_of(
-    source: "Source", vocab_size: int, pattern: Pattern, ties: Ties, max_chars: int | None
-) -> dict[str, Any]:
+def request_of(source: Source, vocab_size: int, pattern: Pattern, ties: Ties, max_chars: int | None) -> dict[str, Any]:
     """All that decides the merges, as JSON values: equal requests give equal tokenizers."""
     return {
         "vocab_size": vocab_size,
@@ -51,7 +47,7 @@ def request_of(
 
 
 def train_tokenizer(
-    source: "Source",
+    source: Source,
     vocab_size: int,
     *,
     pattern: Pattern = "picollm",

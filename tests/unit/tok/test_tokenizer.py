@@ -3,12 +3,16 @@
 import gzip
 import json
 import os
+import random
+import signal
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiktoken
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +94,27 @@ def test_any_bytes_come_back(tiny: Tokenizer, data: bytes) -> None:
     assert tiny.decode(ids) == data.decode(errors="replace")
     stream = tiny.stream()
     assert "".join(map(stream.push, ids)) + stream.finish() == data.decode(errors="replace")
+
+
+@pytest.mark.slow
+@pytest.mark.row("T3")
+@pytest.mark.parametrize(("name", "regex", "lead"), [("L", r"\p{L}", "a"), ("N", r"\p{N}", "1"), ("S", r"\s", "\n")])
+def test_every_code_point_has_the_class_that_tiktoken_gives_it(name: str, regex: str, lead: str) -> None:
+    bytes_only = {bytes([byte]): byte for byte in range(256)}
+    one_by_one = tiktoken.Encoding(name, pat_str=regex, mergeable_ranks=bytes_only, special_tokens={})
+    scalars = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    expected = set(one_by_one.decode_bytes(one_by_one.encode_ordinary("".join(scalars))).decode())
+    assert {c for c in scalars if len(_rustbpe.split("gpt2", lead + c)) == 1} == expected
+
+
+@pytest.mark.row("T9")
+def test_ctrl_c_ends_a_training() -> None:
+    def press(seen: Mapping[str, int]) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    letters = random.Random(1).choices("abcdefghij   ", k=1_000_000)  # seconds of work
+    with pytest.raises(KeyboardInterrupt):
+        train_on_texts(["".join(letters)], 60_000, progress=press)
 
 
 @pytest.mark.row("T8")
