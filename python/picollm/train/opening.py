@@ -143,7 +143,15 @@ def begin(opened: Opened, versions: dict[str, str]) -> None:
     if (opened.directory / PLAN).exists():
         return
     assert plan.data is not None
-    durable.write(opened.directory / CONFIG, toml.write(plan.request).encode())
+    durable.write(opened.directory / CONFIG, toml.write(repeatable(plan)).encode())
     hashes = {"shards": plan.data.fingerprint, "tokenizer": plan.data.tokenizer_sha256}
     value = {"format": FORMAT, "plan": plan.to_json(), "versions": versions, "hashes": hashes}
     durable.write_json(opened.directory / PLAN, value)
+
+
+def repeatable(plan: TrainPlan) -> dict[str, Any]:
+    """What `--config` should say for such a run again: not its name, and no vocabulary that only a preset proposed."""
+    left_out = {"name", "resume", "nproc", "runs_dir"}
+    if "vocab_size" in plan.origins and plan.origins["vocab_size"].source != "flag":
+        left_out.add("vocab_size")
+    return {name: value for name, value in plan.request.items() if name not in left_out}

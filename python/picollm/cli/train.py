@@ -1,0 +1,88 @@
+"""`picollm train`: train a base model here, or on N processes of this machine; as `torchrun -m picollm.train` does."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from picollm.cli.knobs import LayeredCommand, train_options
+from picollm.cli.plan import planned
+from picollm.errors import PicoError, StoppedError
+from picollm.plan.render import render
+from picollm.plan.request import TrainRequest
+
+VERDICT = "PICOLLM_VERDICT"  # a file to which rank 0 writes its exit code; torchrun's own is 0 or 1
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # by default SIGUSR1 kills the launcher and orphans the workers
+
+
+@click.command("train", cls=LayeredCommand)
+@click.option("--dry-run", is_flag=True, help="print the plan, list what is missing, train nothing")
+@train_options
+def command(request: TrainRequest, dry_run: bool) -> None:
+    """Train a base model. The same command again goes on with the same run; when it is finished, it says so."""
+    if dry_run:
+        click.echo(render(planned(request)), nl=False)
+        return
+    if (request.nproc or 1) > 1 and "RANK" not in os.environ:
+        sys.exit(launch(request.nproc or 1, sys.argv[1:]))
+    from picollm.train.run import run_training
+
+    if "RANK" not in os.environ:
+        run_training(request)
+        return
+    try:
+        run_training(replace(request, nproc=None))
+    except StoppedError as stopped:  # torchrun would call any other code a failure and start the workers again
+        verdict(stopped.exit_code)
+        if os.environ["RANK"] == "0":
+            click.echo(f"{stopped.message}\n{stopped.hint}", err=True)
+    except PicoError as error:
+        verdict(error.exit_code)
+        raise
+    else:
+        verdict(0)
+
+
+def verdict(code: int) -> None:
+    """Tell the process that started torchrun what the run came to."""
+    path = os.environ.get(VERDICT)
+    if path and os.environ["RANK"] == "0":
+        Path(path).write_text(str(code))
+
+
+def launch(ranks: int, arguments: list[str]) -> int:
+    """Run the same command on `ranks` processes; the exit code of the run, as `exit.json` has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "code"
+        module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+                  f"--signals-to-handle={SIGNALS}", "-m", "picollm.train"]  # fmt: skip
+        words = [sys.executable, *module, *arguments[arguments.index("train") + 1 :]]
+        # A session of its own: a Ctrl-C in the terminal would reach torchrun twice, once from us, and the second kills.
+        child = subprocess.Popen(words, env={**os.environ, VERDICT: str(told)}, start_new_session=True)
+        with forwarding(child):
+            status = child.wait()
+        return int(told.read_text()) if told.exists() else status
+
+
+@contextlib.contextmanager
+def forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hand SIGINT, SIGTERM and SIGUSR1 on to `child`, which saves and leaves."""
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(number)
+
+    former = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
