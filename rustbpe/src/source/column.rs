@@ -21,9 +21,9 @@ pub struct Column {
 }
 
 impl Column {
-    /// Whether it may hold text: strings, and bytes that may be UTF-8.
+    /// Whether it may hold text: strings, bytes that may be UTF-8, and keys that were null so far.
     fn readable(&self) -> bool {
-        matches!(self.kind.as_str(), "string" | "binary")
+        matches!(self.kind.as_str(), "string" | "binary" | "null")
     }
 }
 

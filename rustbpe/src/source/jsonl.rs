@@ -31,7 +31,10 @@ pub fn read(
     }
     let key = match &options.text_column {
         Some(key) => key.clone(),
-        None => choose_text_column(path, &columns(path, coding)?, None)?,
+        None => match columns(path, coding)? {
+            none if none.is_empty() => return Ok(()), // not one line
+            columns => choose_text_column(path, &columns, None)?,
+        },
     };
     let mut lines = Lines::open(path, coding, start)?;
     let mut text = Vec::new();

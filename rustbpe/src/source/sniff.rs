@@ -32,19 +32,25 @@ pub struct Sniff {
 pub fn sniff(root: &Path, files: &[FileEntry], options: &ReadOptions) -> Result<Sniff> {
     for file in files.iter().filter(|file| file.size > 0 && kind_of(&file.path).0 != Kind::Text) {
         match sniff_file(root, file, options) {
+            Ok(None) => {}
+            Ok(Some(sniff)) => return Ok(sniff),
             Err(Error::BadFile { .. }) if options.on_bad_file == OnBadFile::Skip => {}
-            outcome => return outcome,
+            Err(error) => return Err(error),
         }
     }
     Ok(Sniff::default())
 }
 
-fn sniff_file(root: &Path, file: &FileEntry, options: &ReadOptions) -> Result<Sniff> {
+/// `None`: a file without a single line.
+fn sniff_file(root: &Path, file: &FileEntry, options: &ReadOptions) -> Result<Option<Sniff>> {
     let path = located(root, file)?;
     let columns = match kind_of(&file.path) {
         (Kind::Parquet, _) => parquet::columns_of(&path)?,
         (_, coding) => jsonl::columns(&path, coding)?,
     };
+    if columns.is_empty() {
+        return Ok(None);
+    }
     let name = choose_text_column(&path, &columns, options.text_column.as_deref())?;
     let options = ReadOptions { text_column: Some(name.clone()), ..options.clone() };
     let mut texts: Vec<(usize, bool)> = Vec::new(); // characters; whether it is an address
@@ -60,7 +66,7 @@ fn sniff_file(root: &Path, file: &FileEntry, options: &ReadOptions) -> Result<Sn
     }
     let report = documents.report;
     let warnings = doubts(&name, &mut texts, report.null + report.empty, report.rows);
-    Ok(Sniff { text_column: Some(name), columns, warnings })
+    Ok(Some(Sniff { text_column: Some(name), columns, warnings }))
 }
 
 fn doubts(name: &str, texts: &mut [(usize, bool)], without_text: u64, rows: u64) -> Vec<String> {
