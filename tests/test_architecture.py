@@ -12,8 +12,8 @@ ROOMS = (
     "errors layout runtime corpus tok conversation shards loader model plan optim ckpt infer evals train chat export"
     " report cli"
 ).split()
-TORCHLESS = ("errors", "layout", "corpus", "tok", "conversation", "shards", "plan")
-TORCHLESS_FILES = ("runtime/machine.py", "runtime/durable.py", "model/config.py", "model/counts.py", "report.py")
+TORCHLESS = ("errors", "layout", "corpus", "tok", "conversation", "shards", "plan", "report")
+TORCHLESS_FILES = ("runtime/machine.py", "runtime/durable.py", "model/config.py", "model/counts.py")
 UNPICKLERS = ("pickle", "marshal", "shelve", "joblib", "dill")
 
 
