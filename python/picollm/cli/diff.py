@@ -1,11 +1,11 @@
 """`picollm diff`: what a change changes, in six answers. No training, no torch."""
 
-import json
 import shlex
 from pathlib import Path
 
 import click
 
+from picollm.cli.colour import show
 from picollm.cli.knobs import request_from_words
 from picollm.cli.places import measured_bytes_per_token
 from picollm.cli.plan import planned
@@ -33,7 +33,7 @@ def command(ctx: click.Context, a: str, b: str, machine_readable: bool) -> None:
     """
     first, second = plan_behind(a), plan_behind(b)
     found = compare(first, second, measured_bytes_per_token(Layout.from_env()))
-    click.echo(json.dumps(found.to_json(), indent=1) if machine_readable else found.render(), nl=machine_readable)
+    show(found, machine_readable=machine_readable)
     ctx.exit(0 if found.same else DIFFERENT)
 
 

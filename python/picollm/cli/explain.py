@@ -1,12 +1,12 @@
 """`picollm explain`: what a knob, a warning or an idea means, with the value it has here. No training, no torch."""
 
 import difflib
-import json
 from dataclasses import replace
 from typing import Any
 
 import click
 
+from picollm.cli.colour import show
 from picollm.cli.knobs import converted, request_from_words, train_options
 from picollm.cli.places import machine_for, measured_bytes_per_token
 from picollm.cli.plan import planned
@@ -64,7 +64,7 @@ def command(request: TrainRequest, topic: str | None, at: str | None, defaults: 
     if (topic is None) != defaults:
         raise UsageError("say one topic, or --defaults", hint="picollm explain depth, picollm explain W201")
     answer = explain_defaults(planned(request)) if topic is None else answer_of(topic, at, request)
-    click.echo(json.dumps(answer.to_json(), indent=1) if machine_readable else answer.render(), nl=machine_readable)
+    show(answer, machine_readable=machine_readable)
 
 
 def answer_of(topic: str, at: str | None, request: TrainRequest) -> Explanation:

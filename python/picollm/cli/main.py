@@ -11,6 +11,7 @@ import traceback
 import click
 
 from picollm import __version__
+from picollm.cli.colour import wanted
 from picollm.errors import PicoError
 
 # command → (module of picollm.cli, help line). The order is the order of the path.
@@ -24,6 +25,8 @@ COMMANDS = {
     "train": ("train", "train a base model (also: torchrun -m picollm.train)"),
     "sft": ("sft", "fine-tune a base model on conversations"),
     "chat": ("chat", "talk to a model"),
+    "runs": ("runs", "list, compare and watch runs"),
+    "doctor": ("doctor", "what this machine can do, and whether the installation is whole"),
     "report": ("report", "one page about a run"),
 }
 
@@ -62,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
     """Run one command and leave with its documented exit code."""
     debug = bool(os.environ.get("PICOLLM_DEBUG"))
     try:
-        code = cli.main(args=args, prog_name="picollm", standalone_mode=False)
+        code = cli.main(args=args, prog_name="picollm", standalone_mode=False, color=wanted(os.environ))
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.ClickException as error:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import time
 from pathlib import Path
 from platform import node
@@ -139,3 +140,9 @@ def measured_bytes_per_token(layout: Layout) -> dict[int, float]:
             if facts.train_tokens and facts.train_bytes:
                 found[facts.vocab_size] = facts.train_bytes / facts.train_tokens
     return found
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free where `folder` is or would be made."""
+    absolute = folder.absolute()
+    return shutil.disk_usage(next(path for path in (absolute, *absolute.parents) if path.exists())).free

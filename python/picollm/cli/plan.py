@@ -1,14 +1,14 @@
 """`picollm plan`: what a training command means and costs, before it runs. No training, no torch."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from picollm.cli.colour import paint
 from picollm.cli.knobs import LayeredCommand, train_options
-from picollm.cli.places import facts_for, machine_for, tokenizer_vocab
+from picollm.cli.places import facts_for, free_bytes, machine_for, tokenizer_vocab
 from picollm.errors import CheckError, UsageError
 from picollm.layout import Layout
 from picollm.plan.codes import BY_CODE
@@ -33,12 +33,6 @@ def planned(request: TrainRequest) -> TrainPlan:
     return replace(plan, warnings=tuple(sorted([*plan.warnings, *found], key=lambda warning: warning.code)))
 
 
-def free_bytes(folder: Path) -> int:
-    """Bytes free where `folder` is or would be made."""
-    absolute = folder.absolute()
-    return shutil.disk_usage(next(path for path in (absolute, *absolute.parents) if path.exists())).free
-
-
 def quieted(plan: TrainPlan, said: tuple[str, ...]) -> TrainPlan:
     """The plan without these warnings. Raises UsageError for a code that does not exist."""
     codes = [code.strip().upper() for codes in said for code in codes.split(",")]
@@ -61,6 +55,6 @@ def command(
     if machine_readable:
         click.echo(json.dumps(as_json(plan), indent=1))
     else:
-        click.echo(render(plan) + (lr_curve(plan) if plot else ""), nl=False)
+        click.echo(paint(render(plan)) + (lr_curve(plan) if plot else ""), nl=False)
     if strict and plan.warnings:
         raise CheckError(f"{len(plan.warnings)} warnings under --strict: " + ", ".join(w.code for w in plan.warnings))
