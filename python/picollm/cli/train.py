@@ -16,6 +16,7 @@ import click
 from picollm.cli.knobs import LayeredCommand, train_options
 from picollm.cli.plan import planned
 from picollm.errors import PicoError, StoppedError
+from picollm.plan.knobs import BY_NAME
 from picollm.plan.render import render
 from picollm.plan.request import TrainRequest
 
@@ -64,12 +65,28 @@ def launch(ranks: int, arguments: list[str]) -> int:
         told = Path(folder) / "code"
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                   f"--signals-to-handle={SIGNALS}", "-m", "picollm.train"]  # fmt: skip
-        words = [sys.executable, *module, *arguments[arguments.index("train") + 1 :]]
+        words = [sys.executable, *module, *without_ranks(arguments[arguments.index("train") + 1 :])]
         # A session of its own: a Ctrl-C in the terminal would reach torchrun twice, once from us, and the second kills.
         child = subprocess.Popen(words, env={**os.environ, VERDICT: str(told)}, start_new_session=True)
         with forwarding(child):
             status = child.wait()
         return int(told.read_text()) if told.exists() else status
+
+
+def without_ranks(arguments: list[str]) -> list[str]:
+    """The options but for the number of processes, which torchrun's own parser would stumble over.
+
+    >>> without_ranks(["--depth", "4", "--nproc", "2", "--nproc-per-node=2", "--name", "a"])
+    ['--depth', '4', '--name', 'a']
+    """
+    flags = BY_NAME["nproc"].flags
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if not skip and word.partition("=")[0] not in flags:
+            kept.append(word)
+        skip = not skip and word in flags
+    return kept
 
 
 @contextlib.contextmanager

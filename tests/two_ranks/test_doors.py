@@ -1,0 +1,129 @@
+"""`picollm train`, `picollm train --nproc 2` and `torchrun -m picollm.train` are one door, signals included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from picollm.layout import Layout
+from picollm.runtime.runlog import METRICS, TIME_FIELDS, read
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OPTIONS = ["--depth", "2", "--hidden-size", "32", "--head-dim", "16", "--max-seq-len", "32", "--device", "cpu",
+           "--total-batch-size", "256", "--device-batch-size", "4", "--eval-every", "100", "--val-tokens", "1024",
+           "--peak-flops", "1e10", "--workers", "1", "--max-epochs", "1e6"]  # fmt: skip
+PICOLLM = [sys.executable, "-m", "picollm.cli.main", "train"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", "picollm.train"]  # fmt: skip
+LONG = ["--num-iterations", "100000"]
+pytestmark = pytest.mark.slow
+
+
+def start(command: list[str], home: Layout, *options: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "python")}
+    environment["PICOLLM_HOME"] = str(home.root)
+    return subprocess.Popen([*command, *OPTIONS, *options], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(child: subprocess.Popen[str]) -> tuple[int, str]:
+    _, said = child.communicate(timeout=250)
+    return child.returncode, said
+
+
+def wait_for_steps(child: subprocess.Popen[str], run: Path, count: int) -> None:
+    """Come back when the run has logged so many steps. A hang guard, not a measurement."""
+    end = time.monotonic() + 200
+    while time.monotonic() < end and child.poll() is None:
+        if (run / METRICS).exists() and (run / METRICS).read_bytes().count(b'"kind": "step"') >= count:
+            return
+        time.sleep(0.05)
+    child.kill()
+    pytest.fail(f"no {count} steps: {child.communicate()[1][-2000:]}")
+
+
+def verdict(run: Path) -> dict[str, object]:
+    value: dict[str, object] = json.loads((run / "exit.json").read_text())
+    return value
+
+
+def steps(run: Path) -> list[dict[str, object]]:
+    lines = [line for line in read(run / METRICS) if line["kind"] == "step"]
+    return [{key: value for key, value in line.items() if key not in TIME_FIELDS} for line in lines]
+
+
+@pytest.mark.row("C4")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_a_signal_saves_and_leaves_with_its_code(home: Layout, number: signal.Signals, code: int) -> None:
+    name = f"alone-{code}"
+    child = start(PICOLLM, home, *LONG, "--name", name)
+    wait_for_steps(child, home.runs / name, 3)
+    child.send_signal(number)
+    status, said = finish(child)
+    assert status == code, said[-2000:]
+    assert f"{number.name}: saved step" in said
+    assert f"picollm train --resume {home.runs / name}" in said
+    found = verdict(home.runs / name)
+    assert (found["code"], found["reason"]) == (code, number.name)
+    assert (home.runs / name / str(found["checkpoint"])).is_dir()
+
+
+@pytest.mark.row("C1")
+def test_a_killed_process_started_again_ends_in_the_same_bits(home: Layout) -> None:
+    options = ["--num-iterations", "60", "--save-every", "7"]
+    child = start(PICOLLM, home, *options, "--name", "killed")
+    wait_for_steps(child, home.runs / "killed", 17)
+    child.kill()
+    finish(child)
+    status, said = finish(start(PICOLLM, home, *options, "--name", "killed"))
+    assert status == 0, said[-2000:]
+    assert "goes on at step" in said
+    assert finish(start(PICOLLM, home, *options, "--name", "whole"))[0] == 0
+    assert steps(home.runs / "killed") == steps(home.runs / "whole")
+
+
+@pytest.mark.row("C4")
+def test_two_ranks_started_by_nproc_stop_together_and_hand_on_the_code(home: Layout) -> None:
+    child = start(PICOLLM, home, *LONG, "--nproc", "2", "--name", "pair")
+    wait_for_steps(child, home.runs / "pair", 3)
+    child.send_signal(signal.SIGTERM)
+    status, said = finish(child)
+    assert status == 143, said[-2000:]
+    assert said.count("SIGTERM: saved step") == 1
+    assert verdict(home.runs / "pair")["code"] == 143
+
+
+@pytest.mark.row("C4")
+def test_under_torchrun_a_clean_stop_exits_0_and_the_meaning_is_in_exit_json(home: Layout) -> None:
+    child = start(TORCHRUN, home, *LONG, "--name", "torchrun")
+    wait_for_steps(child, home.runs / "torchrun", 3)
+    child.send_signal(signal.SIGUSR1)
+    status, said = finish(child)
+    assert verdict(home.runs / "torchrun")["code"] == 75, said[-2000:]
+    assert "Traceback" not in said or "SignalException" in said, status
+
+
+def test_under_torchrun_only_rank_0_speaks_of_an_error(home: Layout) -> None:
+    status, said = finish(start(TORCHRUN, home, "--shards", "nowhere", *LONG))
+    assert status == 1
+    assert said.count("error: no shards for nowhere") == 1
+    assert finish(start(PICOLLM, home, "--shards", "nowhere", *LONG, "--nproc", "2"))[0] == 4
+
+
+def test_a_dry_run_prints_what_plan_prints_and_needs_no_shards(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "python"), "PICOLLM_HOME": str(tmp_path)}
+    options = ["--target-flops", "1e19", "--peak-flops", "1e10", "--device", "cpu"]
+    plan, dry = (
+        subprocess.run(
+            [sys.executable, "-m", "picollm.cli.main", *words, *options], env=environment, capture_output=True
+        )
+        for words in (["plan"], ["train", "--dry-run"])
+    )
+    assert plan.returncode == dry.returncode == 0
+    assert plan.stdout == dry.stdout
+    assert b"no shards here: picollm shard fineweb-edu" in dry.stdout
+    assert list(tmp_path.iterdir()) == []
