@@ -26,28 +26,30 @@ def base() -> TrainPlan:
 
 
 def test_shape_and_batch_are_inherited_and_rates_scaled(base: TrainPlan) -> None:
-    plan = finetune(base, SftRequest(), CHATS, 40)
+    plan = finetune(base, SftRequest(), CHATS, 16 * 250)
     assert (plan.model, plan.rows_per_step, plan.seed) == (base.model, base.rows_per_step, base.seed)
-    assert (plan.steps, plan.name, plan.data) == (40, "b-sft", CHATS)
+    assert (plan.steps, plan.name, plan.data) == (250, "b-sft", CHATS)
     assert plan.optim.muon.lr == pytest.approx(base.optim.muon.lr * 0.8)
     for role, group in plan.optim.adamw.items():
         assert group.lr == pytest.approx(base.optim.adamw[role].lr * 0.8)
-    rates = [rates_at(step, plan.schedule) for step in range(40)]
-    assert [rate.lr for rate in rates[:21]] == [1.0] * 21
-    assert rates[-1].lr == pytest.approx(1 / 20)
+    rates = [rates_at(step, plan.schedule) for step in range(250)]
+    assert [rate.lr for rate in rates[:126]] == [1.0] * 126
+    assert rates[-1].lr == pytest.approx(1 / 125)
     assert {rate.decay for rate in rates} == {0.0}
 
 
-def test_another_batch_scales_the_rates_by_the_law(base: TrainPlan) -> None:
-    plan = finetune(base, SftRequest(total_batch_size=512, rate_scale=1.0), CHATS, 40)
-    assert plan.rows_per_step == 4
-    assert plan.optim.muon.lr == pytest.approx(base.optim.muon.lr / 2)
+def test_a_pass_of_few_steps_halves_the_batch_and_keeps_the_rates(base: TrainPlan) -> None:
+    plan = finetune(base, SftRequest(), CHATS, 900)
+    assert (plan.rows_per_step, plan.steps) == (4, 225)
+    assert plan.optim == finetune(base, SftRequest(), CHATS, 4000).optim
+    assert finetune(base, SftRequest(), CHATS, 10).tokens_per_step == 512
+    assert finetune(base, SftRequest(num_iterations=10), CHATS, 10).rows_per_step == base.rows_per_step
 
 
 def test_epochs_and_steps_are_two_ways_to_say_how_long(base: TrainPlan) -> None:
-    assert finetune(base, SftRequest(num_epochs=3), CHATS, 40).steps == 120
-    plan = finetune(base, SftRequest(num_iterations=90), CHATS, 40)
-    assert (plan.steps, plan.max_epochs) == (90, 3.0)
+    assert finetune(base, SftRequest(num_epochs=3), CHATS, 1601).steps == 301
+    plan = finetune(base, SftRequest(num_iterations=90, total_batch_size=512), CHATS, 160)
+    assert (plan.rows_per_step, plan.steps, plan.max_epochs) == (4, 90, 3.0)
     with pytest.raises(UsageError, match="two horizons"):
         SftRequest(num_epochs=1, num_iterations=1)
 
