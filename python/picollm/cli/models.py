@@ -6,6 +6,7 @@ from pathlib import Path
 from picollm.errors import MissingError
 
 EXIT = "exit.json"
+FINISHED = "finished"  # the reason that `train.run` gives for a run that reached its last step
 CHECKPOINTS = "checkpoints"
 MAKE_ONE = "picollm quickstart, or picollm train"
 
@@ -19,7 +20,7 @@ def finished(run: Path) -> float | None:
     """When the run reached its end (seconds since 1970), or None: still going, stopped early, failed."""
     try:
         said = json.loads((run / EXIT).read_bytes())
-        ended = isinstance(said, dict) and type(said.get("code")) is int and said["code"] == 0
+        ended = isinstance(said, dict) and said.get("reason") == FINISHED and said.get("code") == 0
         return (run / EXIT).stat().st_mtime if ended else None
     except (OSError, ValueError):
         return None

@@ -219,7 +219,9 @@ def ending(plan: TrainPlan, parts: Parts) -> PicoError | None:
         return StoppedError(
             f"{parts.stop.reason}: saved step {parts.saved:,} of {plan.steps:,}",
             exit_code=parts.stop.code,
-            hint=f"resume with: picollm train --resume {parts.home.directory}",
+            hint=f"resume with: picollm train --resume {parts.home.directory}"
+            if parts.stage == "base"
+            else "the same command goes on from there",
         )
     return None
 

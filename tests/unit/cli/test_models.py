@@ -16,7 +16,7 @@ def run(runs: Path, name: str, when: int, code: int | None) -> Path:
     os.utime(folder, (when, when))
     if code is not None:
         path = runs / name / "exit.json"
-        path.write_text(json.dumps({"code": code, "reason": "x"}))
+        path.write_text(json.dumps({"code": code, "reason": "finished" if code == 0 else "SIGTERM"}))
         os.utime(path, (when, when))
     return runs / name
 
@@ -51,7 +51,7 @@ def test_no_model_is_an_error_that_names_what_there_is(tmp_path: Path) -> None:
         find_model("b", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"code": "0"}', '{"code": true}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"code": "0"}', '{"code": 0, "reason": "stop-after"}', "\x00"])
 def test_a_damaged_exit_record_is_no_finish(tmp_path: Path, text: str) -> None:
     (tmp_path / "exit.json").write_text(text)
     assert finished(tmp_path) is None
