@@ -8,10 +8,27 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "python" / "picollm"
-ROOMS = (
-    "errors layout runtime corpus tok conversation shards loader model plan optim ckpt infer evals train chat export"
-    " report cli"
-).split()
+ROOMS = [
+    "errors",
+    "layout",
+    "runtime",
+    "corpus",
+    "tok",
+    "conversation",
+    "shards",
+    "loader",
+    "model",
+    "plan",
+    "optim",
+    "ckpt",
+    "infer",
+    "evals",
+    "train",
+    "chat",
+    "export",
+    "report",
+    "cli",
+]
 TORCHLESS = ("errors", "layout", "corpus", "tok", "conversation", "shards", "plan", "report")
 TORCHLESS_FILES = ("runtime/machine.py", "runtime/durable.py", "model/config.py", "model/counts.py")
 UNPICKLERS = ("pickle", "marshal", "shelve", "joblib", "dill")

@@ -1,5 +1,6 @@
 """Unigram and add-one bigram by dictionaries, one token at a time: the twin of evals/baselines.py."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ def bigram_nats(train: Sequence[Sequence[int]], rows: Sequence[Row], spelling: S
     pairs: Counter[tuple[int, int]] = Counter()
     contexts: Counter[int] = Counter()
     for file in train:
-        for a, b in zip(file, file[1:], strict=False):
+        for a, b in itertools.pairwise(file):
             pairs[a, b] += 1
             contexts[a] += 1
     return math.fsum(
