@@ -71,6 +71,10 @@ constraints:
 knobs:
     python dev/knobs.py
 
+# rewrite tests/golden/cli; read the diff before you commit it
+golden:
+    python -m tests.unit.cli.golden
+
 # reformat everything
 fmt:
     cargo fmt --all

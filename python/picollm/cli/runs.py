@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
-from picollm.cli.runfiles import RunFiles, ago, all_runs, clock, find_run, read_run
+from picollm.cli import runfiles
+from picollm.cli.runfiles import ago, all_runs, curve, find_run, plan_of
 from picollm.errors import CheckError, MissingError
 from picollm.layout import Layout
 from picollm.model.counts import count
 from picollm.plan.compare import other_tokenizer
 from picollm.plan.render import duration, short
+from picollm.report.picture import sparkline
+from picollm.report.run import Run
 
 SCHEMA = "picollm.runs/1"
 METRICS = ("bpb", "loss", "loss_ema", "grad_norm", "lr_mult", "tok_s")
 TABLE_ROWS = 12
-BARS = "▁▂▃▄▅▆▇█"
-SPARKS = 48
 RUNS_DIR = click.option("--runs-dir", type=click.Path(path_type=Path), help="where runs lie; default: runs")
 JSON = click.option("--json", "machine_readable", is_flag=True, help="print one JSON object")
 
@@ -38,7 +39,7 @@ def folder_of(runs_dir: Path | None) -> Path:
 @JSON
 def list_command(runs_dir: Path | None, machine_readable: bool) -> None:
     """Every run: state, steps, validation, size; the most recent first."""
-    folder, now = folder_of(runs_dir), clock()
+    folder, now = folder_of(runs_dir), time.time()
     rows = [summary(run, now) for run in all_runs(folder)]
     if machine_readable:
         click.echo(json.dumps({"schema": SCHEMA, "folder": str(folder), "runs": rows}, indent=1))
@@ -50,29 +51,25 @@ def list_command(runs_dir: Path | None, machine_readable: bool) -> None:
         click.echo(line)
 
 
-def summary(run: RunFiles, now: float) -> dict[str, Any]:
+def summary(run: Run, now: float) -> dict[str, Any]:
     """A run in plain values."""
-    plan, best = run.plan, run.best
+    plan, best, last = plan_of(run), run.best, runfiles.changed(run)
     return {
         "name": run.name,
-        "state": run.state(now),
-        "step": run.step,
+        "state": runfiles.state(run, now),
+        "step": run.steps_done,
         "steps": plan.steps if plan else None,
         "stage": plan.request.get("stage", "base") if plan else None,
         "depth": plan.model.depth if plan else None,
-        "params": parameters(run),
-        "tokens": run.step * plan.tokens_per_step if plan else None,
+        "params": count(plan.model).total if plan else None,
+        "tokens": run.steps_done * plan.tokens_per_step if plan else None,
         "best_bpb": best[1] if best else None,
         "best_step": best[0] if best else None,
-        "loss": next(reversed(run.curve("loss_ema").values()), None),
+        "loss": next(reversed(curve(run, "loss_ema").values()), None),
         "seconds": run.seconds,
-        "changed": run.changed,
-        "age": now - run.changed,
+        "changed": last,
+        "age": now - last,
     }
-
-
-def parameters(run: RunFiles) -> int | None:
-    return count(run.plan.model).total if run.plan else None
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -99,11 +96,12 @@ def table(heads: Sequence[str], rows: Any) -> list[str]:
 def compare_command(a: str, b: str, metric: str | None, runs_dir: Path | None, machine_readable: bool) -> None:
     """Two runs side by side at the steps they share, and the largest difference between them."""
     first, second = (find_run(said, folder_of(runs_dir)) for said in (a, b))
-    other = bool(first.plan and second.plan and other_tokenizer(first.plan, second.plan))
-    metric = metric or ("bpb" if first.curve("bpb") and second.curve("bpb") else "loss")
+    plans = plan_of(first), plan_of(second)
+    other = bool(plans[0] and plans[1] and other_tokenizer(plans[0], plans[1]))
+    metric = metric or ("bpb" if first.val and second.val else "loss")
     if other and metric in ("loss", "loss_ema"):
         raise CheckError("different tokenizers: loss is not comparable", hint="--metric bpb: bits per byte are")
-    curves = first.curve(metric), second.curve(metric)
+    curves = curve(first, metric), curve(second, metric)
     shared = sorted(curves[0].keys() & curves[1].keys())
     if not shared:
         raise MissingError(
@@ -147,37 +145,27 @@ def watch_command(run: str | None, once: bool, every: float, runs_dir: Path | No
     found = find_run(run, folder_of(runs_dir))
     shown = ""
     while True:
-        text = status(found, clock())
+        text = status(found, time.time())
         if text != shown:
             click.echo(text)
             shown = text
-        if once or found.state(clock()) not in ("running", "not begun"):
+        if once or runfiles.state(found, time.time()) != "running":
             return
         time.sleep(every)
-        found = read_run(found.path)
+        found = Run.read(found.path)
 
 
-def status(run: RunFiles, now: float) -> str:
+def status(run: Run, now: float) -> str:
     """One line: `NAME running · step 21/5,000 · loss 3.912 · val 1.402 bpb · 2.84 s/step · ETA 3 h 55 m 0 s ▇▅▄▃`."""
-    facts = [f"{run.name} {run.state(now)}"]
-    total = run.plan.steps if run.plan else None
-    facts.append(f"step {run.step:,}" + (f"/{total:,}" if total else ""))
-    smooth = run.curve("loss_ema")
+    plan, state, smooth = plan_of(run), runfiles.state(run, now), list(curve(run, "loss_ema").values())
+    facts = [f"{run.name} {state}", f"step {run.steps_done:,}" + (f"/{plan.steps:,}" if plan else "")]
     if smooth:
-        facts.append(f"loss {next(reversed(smooth.values())):.4f}")
+        facts.append(f"loss {smooth[-1]:.4f}")
     if run.best:
         facts.append(f"val {run.best[1]:.4f} bpb (step {run.best[0]:,})")
-    pace = run.seconds_per_step
-    if pace and run.state(now) == "running" and total:
-        facts += [f"{pace:.3g} s/step", f"ETA {duration((total - run.step) * pace)}"]
+    pace = runfiles.seconds_per_step(run)
+    if pace and plan and state == "running":
+        facts += [f"{pace:.3g} s/step", f"ETA {duration((plan.steps - run.steps_done) * pace)}"]
     if message := run.exit.get("message"):
         facts.append(str(message))
-    return " · ".join(facts) + ("  " + spark(list(smooth.values())) if len(smooth) > 1 else "")
-
-
-def spark(values: list[float]) -> str:
-    """A curve in one line."""
-    width = min(SPARKS, len(values))
-    picked = [values[round(i * (len(values) - 1) / max(1, width - 1))] for i in range(width)]
-    low, high = min(picked), max(picked)
-    return "".join(BARS[round((value - low) / (high - low) * 7) if high > low else 0] for value in picked)
+    return " · ".join(facts) + ("  " + sparkline(smooth) if len(smooth) > 1 else "")

@@ -46,9 +46,8 @@ class Comparison:
         said = ", ".join(f"{name} {shown(a)} → {shown(b)}" for name, (a, b) in self.changed.items())
         lines = [f"changed: {said or 'nothing'}"]
         for number, answer in enumerate(self.answers, 1):
-            lines.append(
-                f" {number} {answer.question.value + '?':<26} {'YES' if answer.changes else 'no':<4} {answer.text}"
-            )
+            verdict = f"{'YES' if answer.changes else 'no':<4} {answer.text}".rstrip()
+            lines.append(f" {number} {answer.question.value + '?':<26} {verdict}")
         lines += [f" also: {aside}" for aside in self.asides]
         lines.append(
             f" comparable by: {self.comparable_by}. Checkpoints interchangeable: {self.checkpoints}. "

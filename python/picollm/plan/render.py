@@ -43,7 +43,8 @@ def token_lines(plan: TrainPlan) -> Iterator[str]:
     text = f" 2 tokens       {vocab:,} ids [{origin}], rows of {plan.seq_len:,} tokens, {plan.packing}"
     if data and data.train_bytes and data.train_tokens:
         text += f"   {data.train_bytes / data.train_tokens:.2f} bytes/token"
-    yield text + (f"   tokenizer {data.tokenizer_sha256[:12]}" if data else "")
+    text += f"   tokenizer {data.tokenizer_sha256[:12]}" if data else ""
+    yield text + ("   re-shard: not needed" if plan.origins["max_seq_len"].source != "rule" else "")
 
 
 def shape_lines(plan: TrainPlan) -> Iterator[str]:

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from picollm.cli.main import main
-from picollm.cli.runfiles import find_run, read_run
-from picollm.cli.runs import spark, status, thinned
+from picollm.cli.runfiles import changed, find_run
+from picollm.cli.runs import status, thinned
 from picollm.plan.facts import DataFacts
 from picollm.plan.request import TrainRequest
 from picollm.plan.resolve import resolve
+from picollm.report.run import Run
 from picollm.runtime.machine import Machine
-
-FACTS = DataFacts("stdlib", "shards/stdlib", "f" * 64, "a" * 64, 512, 10**6, 10**5)
 
 
 @pytest.fixture(autouse=True)
@@ -114,11 +113,11 @@ def test_loss_is_not_compared_across_tokenizers(capsys: pytest.CaptureFixture[st
 @pytest.mark.row("K41")
 def test_a_running_run_shows_its_pace_and_when_it_ends(home: Path) -> None:
     folder = make(home, "live", steps=5, code=None)
-    found = read_run(folder)
-    line = status(found, found.changed + 1)
+    found = Run.read(folder)
+    line = status(found, changed(found) + 1)
     assert "live running · step 5/20 · loss 5.5000 · val 2.0000 bpb (step 5)" in line
     assert "2.84 s/step · ETA 43 s" in line
-    assert "silent" in status(found, found.changed + 1000)  # killed: nothing was written for a long time
+    assert "silent" in status(found, changed(found) + 1000)  # killed: nothing was written for a long time
 
 
 def test_watch_ends_with_the_run(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -142,5 +141,3 @@ def test_long_curves_are_thinned_to_both_ends() -> None:
     assert thinned([1, 2, 3]) == [1, 2, 3]
     picked = thinned(list(range(1000)))
     assert (picked[0], picked[-1], len(picked)) == (0, 999, 12)
-    assert spark([3.0, 2.0, 1.0])[0] == "█"
-    assert spark([1.0, 1.0]) == "▁▁"
