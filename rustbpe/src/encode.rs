@@ -128,7 +128,7 @@ impl Encoder<'_> {
     }
 }
 
-/// Ids of short pieces seen before: a fixed table, two places to a hash, the older one dropped.
+/// Ids of short pieces seen before: a fixed table, two places to a hash.
 #[derive(Debug)]
 pub struct Cache {
     slots: Vec<Slot>,
@@ -159,27 +159,41 @@ impl Cache {
     }
 
     #[inline(always)]
-    fn append(&self, piece: ShortPiece, out: &mut Vec<u32>) -> bool {
+    fn append(&mut self, piece: ShortPiece, out: &mut Vec<u32>) -> bool {
         let home = Self::home(piece);
-        for slot in &self.slots[home..home + 2] {
-            if slot.piece == piece {
-                match slot.len {
-                    1 => out.push(slot.ids[0]),
-                    len => out.extend_from_slice(&slot.ids[..len as usize]),
-                }
-                return true;
-            }
+        let slot = self.slots[home];
+        if slot.piece == piece {
+            slot.append_to(out);
+            return true;
         }
-        false
+        let second = self.slots[home + 1];
+        if second.piece != piece {
+            return false;
+        }
+        self.slots.swap(home, home + 1);
+        second.append_to(out);
+        true
     }
 
+    /// A newcomer gets the second place and the first one only when it comes back, so that pieces seen
+    /// once cannot push out the common ones.
     fn remember(&mut self, piece: ShortPiece, made: &[u32]) {
         let mut ids = [0; MOST_CACHED];
         if let Some(kept) = ids.get_mut(..made.len()) {
             kept.copy_from_slice(made);
             let home = Self::home(piece);
-            self.slots[home + 1] = self.slots[home];
-            self.slots[home] = Slot { piece, ids, len: made.len() as u32 };
+            let place = home + usize::from(!self.slots[home].piece.is_none());
+            self.slots[place] = Slot { piece, ids, len: made.len() as u32 };
+        }
+    }
+}
+
+impl Slot {
+    #[inline(always)]
+    fn append_to(&self, out: &mut Vec<u32>) {
+        match self.len {
+            1 => out.push(self.ids[0]),
+            len => out.extend_from_slice(&self.ids[..len as usize]),
         }
     }
 }

@@ -4,8 +4,10 @@ import gc
 import time
 from pathlib import Path
 
+import torch
+
 from picollm.ckpt import protocol
-from picollm.errors import PicoError
+from picollm.errors import CheckError, PicoError
 from picollm.evals.result import BitsPerByte
 from picollm.plan.trainplan import TrainPlan
 from picollm.runtime import durable
@@ -98,6 +100,7 @@ def save(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     home = parts.home
     assert home is not None
     log.sync()
+    check_ranks(parts)
     try:
         saved = protocol.save(home.checkpoints, contents(plan, parts), parts.world)
     except PicoError as error:
@@ -113,6 +116,20 @@ def save(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     if parts.world.rank == 0:
         home.known.add(saved.path)
         protocol.prune(home.checkpoints, plan.keep, [parts.best["step"]] if parts.best else [], home.known)
+
+
+def check_ranks(parts: Parts) -> None:
+    """Raise unless all ranks hold the same weights, bit for bit: a difference is a bug or a broken device."""
+    if parts.world.size == 1:
+        return
+    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [p.detach().view(words[p.element_size()]).sum(dtype=torch.int64) for p in parts.model.parameters()]
+    least = parts.world.min_(torch.stack(sums))
+    if bool((least != parts.world.max_(torch.stack(sums))).any()):
+        raise CheckError(
+            f"the ranks hold different weights at step {parts.step:,}: nothing was saved",
+            hint="run again from the last checkpoint; if it comes back, a device is failing or this is a bug",
+        )
 
 
 def log_save(log: RunLog, saved: protocol.Saved, step: int) -> None:

@@ -1,5 +1,7 @@
 """How fast this machine trains this plan: a few throw-away steps, before a horizon of time becomes steps."""
 
+import importlib.util
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -49,9 +51,20 @@ def open_stream(plan: TrainPlan, world: World) -> Stream:
     )
 
 
+def compile_obstacle(device: torch.device) -> str | None:
+    """Why torch.compile cannot work here, or None."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "no Triton"
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return "no C++ compiler"
+    return None
+
+
 def build_parts(plan: TrainPlan, world: World) -> Parts:
     """Model with its initial weights, optimizer with its state, rows from the start. Equal on every rank."""
     model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype))
+    if plan.compile and compile_obstacle(world.device) is None:
+        model.compile(dynamic=False, fullgraph=True)
     optimizer = Optimizer(model, roles(model), plan.optim, world)
     return Parts(model, optimizer, open_stream(plan, world), world)
 

@@ -40,7 +40,11 @@ def note(
     plan: TrainPlan, parts: Parts, log: RunLog, outcome: Outcome, rates: Rates, *, seconds: float, waited: float
 ) -> None:
     """One `step` line, one look at the progress line, one `guard` line if the step was skipped."""
-    flags = ["warm"] if parts.pace.warming else ["after_eval"] if parts.evaluated == parts.step - 1 else []
+    flags = [name for name, holds in (
+        ("compile", plan.compile and parts.session == 1),
+        ("warm", parts.pace.warming),
+        ("after_eval", parts.evaluated == parts.step - 1),
+    ) if holds]  # fmt: skip
     parts.pace.step(seconds, flags)
     tokens_per_second = plan.tokens_per_step / seconds
     mfu = share_of_peak(plan, parts, tokens_per_second)

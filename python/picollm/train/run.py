@@ -26,7 +26,7 @@ from picollm.runtime.together import on_rank_zero
 from picollm.tok.tokenizer import Tokenizer
 from picollm.train.data import facts, tokenizer_bytes
 from picollm.train.due import named, renew_log, thaw_garbage, write_best
-from picollm.train.measure import build_parts, flops_rate
+from picollm.train.measure import build_parts, compile_obstacle, flops_rate
 from picollm.train.opening import EXIT, Opened, begin, open_run
 from picollm.train.pretrain import diverged, pretrain
 from picollm.train.state import Home, Parts, restore, versions
@@ -174,6 +174,10 @@ def remarks(plan: TrainPlan, parts: Parts) -> list[str]:
     """What one should know before leaving a run alone."""
     said = [f"effective batch: {plan.device_batch} rows x {plan.seq_len} tokens x {parts.world.size} ranks x "
             f"{plan.micro_steps} micro-steps = {plan.tokens_per_step:,} tokens/step"]  # fmt: skip
+    if plan.compile:
+        obstacle = compile_obstacle(parts.world.device)
+        waiting = "compiling: the first step takes a minute or two"
+        said.append(f"W304 torch.compile unavailable ({obstacle}): running eager" if obstacle else waiting)
     if plan.estimate.seconds > WEEK:
         said.append(f"warning: this will take about {duration(plan.estimate.seconds)} here")
     if parts.world.device.type == "cuda" and (seen := torch.cuda.device_count()) > parts.world.size:

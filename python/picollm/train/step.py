@@ -35,8 +35,8 @@ def update(parts: Parts, batches: Sequence[Batch], rates: Rates) -> Outcome:
     n_valid = count_valid(parts, batches)
     nats = torch.zeros((), dtype=torch.float64, device=parts.world.device)
     for batch in batches:
-        loss_sum = parts.model.loss_sum(batch.inputs, batch.targets, batch.documents)
-        (loss_sum / max(1, n_valid)).backward()  # type: ignore[no-untyped-call]
+        loss_sum = parts.model(batch.inputs, batch.targets, batch.documents)
+        (loss_sum / max(1, n_valid)).backward()
         nats += loss_sum.detach().double()
     loss = float(parts.world.sum_(nats)) / max(1, n_valid)
     start = time.perf_counter()
