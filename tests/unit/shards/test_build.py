@@ -1,6 +1,5 @@
 """The same bytes whatever the workers, stops and restarts; a folder is for one plan only; nothing half looks whole."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.campaigns.crash import in_the_making, tree
 from tests.reference import shard_reader
 from tests.unit.shards.conftest import texts, write_jsonl
 
@@ -28,16 +28,6 @@ from picollm.shards.build import build
 from picollm.shards.plan import default_shard_tokens, dtype_for
 from picollm.tok.tokenizer import Tokenizer
 from picollm.tok.train import train_on_texts
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """sha256 of everything but the workshop."""
-    files = [path for path in folder.rglob("*") if path.is_file() and ".picollm" not in path.parts]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
-
-
-def in_the_making(folder: Path) -> list[Path]:
-    return list((folder / ".picollm" / "partial").iterdir())
 
 
 @pytest.mark.row("S13")
