@@ -24,7 +24,7 @@ STEPS = 40
 
 def parts(world: World, dtype: str) -> tuple[GPT, Optimizer]:
     model = build(CONFIG, 1, dtype=getattr(torch, dtype))
-    return model, Optimizer(model, roles(model), optim_plan(1 << 17, CONFIG.width), world, stack_most=60_000)
+    return model, Optimizer(model, roles(model), optim_plan(1 << 17, 10_000, CONFIG.width), world, stack_most=60_000)
 
 
 def rows_of(step: int) -> Tensor:

@@ -7,7 +7,7 @@ Keys of `OptimPlan.adamw` are the values of `model.roles.Role`. Base values: tra
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from picollm.plan.laws import lr_scale, width_scale
+from picollm.plan.laws import batch_scale, lr_scale, width_scale
 
 EPS = 1e-10
 MUON_LR = 0.02
@@ -57,7 +57,11 @@ class OptimPlan:
 
 @dataclass(frozen=True)
 class Base:
-    """A group before scaling. `by_batch`, `by_width`: which scale applies."""
+    """A group before scaling. `by_batch`, `by_width`: which scale applies.
+
+    Without `by_batch` a rate is never scaled up, but down all the same: at 2,048 tokens a step and the full 0.2 the
+    backout scale reaches 0.8 within seven steps, where the stream cancels itself and the loss jumps (dev/LOG.md).
+    """
 
     group: AdamWGroup
     by_batch: bool
@@ -97,13 +101,16 @@ def base_rates(
     return rates
 
 
-def optim_plan(tokens_per_step: int, width: int, base: dict[str, float] | None = None) -> OptimPlan:
-    """Peak rates for a batch and a width; `base` as `base_rates` gives it."""
+def optim_plan(tokens_per_step: int, steps: int, width: int, base: dict[str, float] | None = None) -> OptimPlan:
+    """Peak rates for a batch, a length and a width; `base` as `base_rates` gives it."""
     base = base_rates() if base is None else base
-    by_batch, by_width = lr_scale(tokens_per_step), width_scale(width)
+    by_batch, by_width = lr_scale(tokens_per_step, steps), width_scale(width)
     adamw = {
         role: replace(
-            known.group, lr=base[role] * (by_batch if known.by_batch else 1.0) * (by_width if known.by_width else 1.0)
+            known.group,
+            lr=base[role]
+            * (by_batch if known.by_batch else min(1.0, batch_scale(tokens_per_step)))
+            * (by_width if known.by_width else 1.0),
         )
         for role, known in ADAMW.items()
     }

@@ -7,7 +7,7 @@ from typing import Any
 from picollm.model.counts import checkpoint_bytes, count, flops_per_token, flops_per_token_causal
 from picollm.plan.facts import Warning
 from picollm.plan.knobs import BY_NAME
-from picollm.plan.laws import lr_scale, width_scale
+from picollm.plan.laws import batch_scale, lr_scale, width_scale
 from picollm.plan.memory import LOGIT_BYTES, table_bytes
 from picollm.plan.rates import ADAMW
 from picollm.plan.trainplan import TrainPlan
@@ -74,14 +74,16 @@ def shape_lines(plan: TrainPlan) -> Iterator[str]:
 
 def rate_of(plan: TrainPlan, role: str) -> str:
     """Rule, peak rate, and the factors that made it."""
-    batch, width = lr_scale(plan.tokens_per_step), width_scale(plan.model.width)
+    batch, width = lr_scale(plan.tokens_per_step, plan.steps), width_scale(plan.model.width)
     if role == "matrix":
         peak, factors, by_width = plan.optim.muon.lr, batch, False
     else:
         known = ADAMW[role]
         peak, by_width = plan.optim.adamw[role].lr, known.by_width
-        factors = (batch if known.by_batch else 1.0) * (width if by_width else 1.0)
-    why = f"x{batch:.3f} batch" + (f", x{width:.3f} width" if by_width else "")
+        batch = batch if known.by_batch else min(1.0, batch_scale(plan.tokens_per_step))
+        factors = batch * (width if by_width else 1.0)
+    held = batch > batch_scale(plan.tokens_per_step)
+    why = f"x{batch:.3f} {'short run' if held else 'batch'}" + (f", x{width:.3f} width" if by_width else "")
     rule = "Muon " if role == "matrix" else "AdamW"
     return f"{rule} {peak / factors:.3g} -> peak {peak:.4g} ({why})"
 

@@ -235,7 +235,7 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
     """The plan without what is said about it: notes, problems, warnings."""
     request, machine, data, place = at.request, at.machine, at.data, at.place
     base = base_rates(request.learning_rate, request.embedding_lr, request.unembedding_lr, request.scalar_lr)
-    optim = optim_plan(horizon.batch.tokens, config.width, base)
+    optim = optim_plan(horizon.batch.tokens, horizon.steps, config.width, base)
     schedule, _ = schedule_of(request, horizon, optim.muon.lr)
     rows = rows_of(at, config, horizon.batch.rows)
     keep, save = said_or(request.keep, KEEP), request.save_every or SAVE_EVERY

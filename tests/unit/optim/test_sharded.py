@@ -23,7 +23,7 @@ RATES = Rates(1.0, 0.9, 0.1)
 
 def parts(stack_most: int = 64 << 20, dtype: torch.dtype = torch.float32) -> tuple[GPT, Optimizer]:
     model = build(CONFIG, 1, dtype=dtype)
-    return model, Optimizer(model, roles(model), optim_plan(1 << 16, 64), World(), stack_most=stack_most)
+    return model, Optimizer(model, roles(model), optim_plan(1 << 16, 10_000, 64), World(), stack_most=stack_most)
 
 
 def rows(n: int = 8) -> Tensor:

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from picollm.plan.rates import OptimPlan, base_rates, optim_plan
+from picollm.plan.rates import MUON_LR, OptimPlan, base_rates, optim_plan
 
 
 def test_peaks_of_the_model_of_1e19_flops() -> None:
-    plan = optim_plan(2**20, 1152)
+    plan = optim_plan(2**20, 3963, 1152)
     assert plan.muon.lr == pytest.approx(0.02828, abs=5e-6)
     expected = {
         "unembed": 0.00924,
@@ -27,5 +27,16 @@ def test_the_learning_rate_moves_every_group_by_one_factor() -> None:
 
 
 def test_an_optimizer_plan_survives_json() -> None:
-    plan = optim_plan(2**18, 640)
+    plan = optim_plan(2**18, 5000, 640)
     assert OptimPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_short_run_keeps_the_base_rates_whatever_its_batch() -> None:
+    assert optim_plan(4096, 200, 768).muon.lr == pytest.approx(MUON_LR)
+    assert optim_plan(4096, 400, 768).muon.lr == pytest.approx(MUON_LR / 2)
+    assert optim_plan(4096, 10**6, 768).muon.lr == pytest.approx(MUON_LR * (4096 / 2**19) ** 0.5)
+
+
+def test_a_scalar_that_does_not_follow_the_batch_is_still_never_above_it() -> None:
+    assert optim_plan(2**20, 5000, 768).adamw["backout_scale"].lr == pytest.approx(0.2)
+    assert optim_plan(2**13, 5000, 768).adamw["backout_scale"].lr == pytest.approx(0.2 / 8)

@@ -54,7 +54,7 @@ def test_a_budget_of_flops_gives_the_golden_plan_on_every_machine(
     assert (plan.model.depth, plan.tokens_per_step, plan.steps, plan.tokens) == (depth, batch, steps, tokens)
     assert (plan.schedule.warmup, plan.schedule.ramp, plan.schedule.warmdown) == (warmup, ramp, down)
     assert plan.schedule.decay == pytest.approx(decay, abs=5e-5)
-    assert laws.lr_scale(plan.tokens_per_step) == pytest.approx(scale, abs=5e-5)
+    assert laws.lr_scale(plan.tokens_per_step, plan.steps) == pytest.approx(scale, abs=5e-5)
     assert plan.flops == pytest.approx(reached, rel=5e-6)
     assert plan.ratio == pytest.approx(ratio, abs=6e-3)
     note = next(note for note in plan.notes if note.startswith("depth"))
