@@ -1,11 +1,16 @@
 """`picollm report`: one page about a run, from its files alone."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from picollm.errors import MissingError
 from picollm.layout import Layout
+
+if TYPE_CHECKING:
+    from picollm.evals.result import BitsPerByte
+    from picollm.report.run import Run
 
 
 @click.command("report")
@@ -16,7 +21,10 @@ def command(run: str | None, runs_dir: Path | None) -> None:
     from picollm.report.page import write_report
     from picollm.report.run import Run
 
-    read = Run.read(find_run(run, runs_dir or Layout.from_env().runs))
+    folder = find_run(run, runs_dir or Layout.from_env().runs)
+    if comparable(Run.read(folder)):
+        add_baselines(folder)
+    read = Run.read(folder)
     path = write_report(read)
     click.echo(str(path))
     if read.best:
@@ -35,3 +43,45 @@ def find_run(said: str | None, runs: Path) -> Path:
             return folder
     names = ", ".join(sorted(path.parent.name for path in there)) or "none"
     raise MissingError(f"no run {said!r}; in {runs}: {names}", hint="picollm report NAME")
+
+
+def comparable(run: "Run") -> bool:
+    """Whether the simple predictors can be asked now: a base run whose shards are here, not asked before."""
+    from picollm.shards.manifest import MANIFEST
+
+    plan = run.plan.get("plan", {})
+    data = plan.get("data") or {}
+    base = plan.get("request", {}).get("stage", "base") == "base"
+    return base and "baselines" not in run.evals and (Path(data.get("path", "")) / MANIFEST).is_file()
+
+
+def add_baselines(run: Path) -> "dict[str, BitsPerByte]":
+    """Ask unigram, bigram and gzip for the rows the run validates on; also left in evals/baselines.json."""
+    from picollm.evals.baselines import FIT_TOKENS, measure
+    from picollm.evals.bpb import fixed_rows
+    from picollm.runtime import durable
+    from picollm.runtime.device import choose
+    from picollm.runtime.dist import World
+    from picollm.shards.manifest import ShardSet
+    from picollm.tok.tokenizer import Tokenizer
+    from picollm.train.opening import read_plan
+    from picollm.train.validate import rows_of, validation_stream
+
+    plan = read_plan(run)
+    if plan is None or plan.data is None:
+        raise MissingError(f"{run}: no plan.json", hint="name the run's folder, as training left it")
+    shards = ShardSet.open(Path(plan.data.path), plan.data.fingerprint)
+    tokenizer = Tokenizer.load(shards.path)
+    spelling = [tokenizer.token_bytes(token) if size else b"" for token, size in enumerate(tokenizer.byte_lengths())]
+    _, steps = rows_of(plan)
+    with World.open(choose("cpu")) as world, validation_stream(plan, world) as stream:
+        rows = fixed_rows(stream, spelling, steps)
+    found = measure(shards.files("train"), shards.dtype, rows, FIT_TOKENS)
+    folder = run / "evals"
+    folder.mkdir(exist_ok=True)
+    kept = {name: result.to_json() for name, result in found.items()}
+    name = next(iter(found.values())).set_hash
+    durable.write_json(
+        folder / "baselines.json", {"v": 1, "fit_tokens": FIT_TOKENS, "set_hash": name, "baselines": kept}
+    )
+    return found

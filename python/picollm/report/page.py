@@ -74,12 +74,17 @@ def what_it_is(run: Run, plan: TrainPlan | None) -> str:
     if plan is None:
         return f"A run of {run.steps_done:,} steps."
     model = plan.model
-    source = plan.data.name if plan.data else "unknown text"
+    source = corpus(run, plan)
     verb = "tuned on the chats of" if is_sft(plan) else "trained on"
     return (
         f"A GPT of {short(count(model).total)} parameters ({model.depth} layers × {model.width}, {model.heads} heads, "
         f"context {model.seq_len:,}), {verb} *{plain(source)}*."
     )
+
+
+def corpus(run: Run, plan: TrainPlan) -> str:
+    """What the text is called: the source of the shards where that is known, else their folder."""
+    return str(run.evals.get("baselines", {}).get("corpus") or (plan.data.name if plan.data else "unknown text"))
 
 
 def standing(run: Run, plan: TrainPlan | None) -> str:
@@ -95,12 +100,15 @@ def honesty(run: Run, plan: TrainPlan | None) -> str:
     """What to expect of a model that has read this much."""
     if is_sft(plan):
         return "It knows the chats it was shown. What it was not told it makes up."
-    data = plan.data if plan else None
-    if data is None or not data.train_tokens or not data.train_bytes or not run.tokens_done:
+    if plan is None or plan.data is None:
+        return ""
+    data = plan.data
+    if not data.train_tokens or not data.train_bytes or not run.tokens_done:
         return ""
     read = run.tokens_done * data.train_bytes / data.train_tokens
     more = WEBTEXT_BYTES / read
-    start = f"This model has read {short(run.tokens_done)} tokens of {plain(data.name)}, {size(round(read))} of text."
+    source = plain(corpus(run, plan))
+    start = f"This model has read {short(run.tokens_done)} tokens of {source}, {size(round(read))} of text."
     if more < 2:
         return f"{start} That is no less than the 40 GB GPT-2 was trained on; its size is what limits it now."
     expect = "Expect fragments." if more > 100 else "Expect sentences, not knowledge."
@@ -163,11 +171,15 @@ def facts(run: Run) -> Iterator[str]:
 def four_layers(plan: TrainPlan | None) -> Iterator[str]:
     if plan is None:
         return
-    parts = (render.data_lines, render.token_lines, render.shape_lines, render.effort_lines, render.resource_lines)
+    lines = [*render.data_lines(plan), *render.token_lines(plan)]
+    if is_sft(plan):  # its table of rates explains those of a base run
+        lines += [next(render.shape_lines(plan)), *render.effort_lines(plan)]
+    else:
+        lines += [*render.shape_lines(plan), *render.effort_lines(plan), *render.resource_lines(plan)]
     yield "## The plan in four layers"
     yield ""
     yield "```text"
-    yield from (line.rstrip() for part in parts for line in part(plan))
+    yield from (line.rstrip() for line in lines)
     yield "```"
 
 
