@@ -22,8 +22,9 @@ test: test-rust test-python
 test-rust:
     cargo test --locked --quiet
 
+# a file's tests run in one process; one thread each, so that two workers fill two cores
 test-python *ARGS:
-    python -m pytest {{ ARGS }}
+    OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile {{ ARGS }}
 
 # property tests with ten times the examples
 test-slow:

@@ -20,9 +20,8 @@ RATIO_TARGET = 12.0  # tokens per scaling parameter; nanochat's default, its old
 
 MIN_STEPS = 200  # below it the batch is halved: a run needs steps; judgement
 GTOK_FLOOR = 2**14  # halving stops here
-SHORT_STEPS = (
-    200  # steps up to which the rates are not scaled down (ours: dev/LOG.md 2026-11-22; 60 steps: 6.60 → 5.32 nats)
-)
+# A run of up to SHORT_STEPS steps keeps SHORT_SCALE of the base rates whatever its batch (ours: dev/LOG.md 2026-11-22).
+SHORT_STEPS, SHORT_SCALE = 200, 0.5
 
 WARMUP_SHARE, WARMUP_MAX = 0.02, 40
 RAMP_SHARE, RAMP_MAX = 0.15, 400
@@ -64,7 +63,7 @@ def lr_scale(tokens_per_step: int, steps: int) -> float:
     A Muon update has a fixed size, so a run of few steps must take full ones to get anywhere. The floor falls
     as 1 / steps and is below the batch's scale in every run the rates were tuned on.
     """
-    return max(batch_scale(tokens_per_step), min(1.0, SHORT_STEPS / steps))
+    return max(batch_scale(tokens_per_step), SHORT_SCALE * min(1.0, SHORT_STEPS / steps))
 
 
 def width_scale(width: int) -> float:

@@ -31,9 +31,9 @@ def test_an_optimizer_plan_survives_json() -> None:
     assert OptimPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_a_short_run_keeps_the_base_rates_whatever_its_batch() -> None:
-    assert optim_plan(4096, 200, 768).muon.lr == pytest.approx(MUON_LR)
-    assert optim_plan(4096, 400, 768).muon.lr == pytest.approx(MUON_LR / 2)
+def test_a_short_run_keeps_half_the_base_rates_whatever_its_batch() -> None:
+    assert optim_plan(4096, 200, 768).muon.lr == pytest.approx(MUON_LR / 2)
+    assert optim_plan(4096, 400, 768).muon.lr == pytest.approx(MUON_LR / 4)
     assert optim_plan(4096, 10**6, 768).muon.lr == pytest.approx(MUON_LR * (4096 / 2**19) ** 0.5)
 
 

@@ -34,7 +34,7 @@ FACTS = DataFacts("small", "small", "f" * 64, "a" * 64, VOCAB, 1_000_000, 20_000
 def small_plan(**said: Any) -> TrainPlan:
     asked = {"depth": 2, "hidden_size": 32, "head_dim": 16, "max_seq_len": SEQ_LEN, "num_iterations": 12,
              "total_batch_size": 8 * SEQ_LEN, "device_batch_size": 4, "save_every": Interval(4, "steps"),
-             "eval_every": 5, "learning_rate": 0.5, "name": "small"} | said  # fmt: skip
+             "eval_every": 5, "learning_rate": 0.05, "name": "small"} | said  # fmt: skip
     return resolve(TrainRequest(**asked), Machine.cpu(1e10), FACTS).require()
 
 
