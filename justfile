@@ -43,7 +43,6 @@ check:
 docs:
     python dev/knobs.py --check
     cargo run --locked --quiet --example train_and_encode
-    python -m pytest --doctest-modules python/picollm/plan python/picollm/cli/options.py
 
 # text → tokenizer → shards → 20 steps → chat, through the commands a user types
 smoke:
