@@ -79,9 +79,12 @@ def add_baselines(run: Path) -> "dict[str, BitsPerByte]":
     found = measure(shards.files("train"), shards.dtype, rows, FIT_TOKENS)
     folder = run / "evals"
     folder.mkdir(exist_ok=True)
-    kept = {name: result.to_json() for name, result in found.items()}
-    name = next(iter(found.values())).set_hash
-    durable.write_json(
-        folder / "baselines.json", {"v": 1, "fit_tokens": FIT_TOKENS, "set_hash": name, "baselines": kept}
-    )
+    value = {
+        "v": 1,
+        "corpus": shards.manifest["source"]["name"],
+        "fit_tokens": min(FIT_TOKENS, shards.train_tokens),
+        "set_hash": found["unigram"].set_hash,
+        "baselines": {name: result.to_json() for name, result in found.items()},
+    }
+    durable.write_json(folder / "baselines.json", value)
     return found
