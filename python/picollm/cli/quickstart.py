@@ -253,13 +253,13 @@ def tune(asked: Walk, base: Path) -> Path:
     from picollm.plan.sft import SftRequest
     from picollm.report.picture import sparkline
     from picollm.report.run import Run
-    from picollm.train.sft import run_sft, score_smalltalk, smalltalk_chats
+    from picollm.train.sft import SMALLTALK_RATE_SCALE, run_sft, score_smalltalk, smalltalk_chats
 
     rate = (Run.read(base).median("tok_s") or 1.0) * CHAT_SPEED
     wanted = int(rate * 60 * SFT_SHARE * asked.minutes / CHAT_TOKENS)
     chats = max(FEWEST_CHATS, min(MOST_CHATS, round(wanted, -2)))
     talk, made = smalltalk_chats(chats, seed=asked.seed)
-    request = SftRequest(name=f"{base.name}-sft", seed=asked.seed)
+    request = SftRequest(name=f"{base.name}-sft", seed=asked.seed, rate_scale=SMALLTALK_RATE_SCALE)
     with screen(asked) as shown:
         folder = run_sft(base, made, request, asked.layout.runs, device="cpu", screen=shown)
     loss = [value for _, value in Run.read(folder).curve("loss")]

@@ -14,7 +14,7 @@ from picollm.model.counts import flops_per_token
 from picollm.model.init import build
 from picollm.model.roles import roles
 from picollm.optim.sharded import Optimizer
-from picollm.plan.resolve import EVAL_SHARE, VAL_SHARE
+from picollm.plan.resolve import EVAL_SHARE, VAL_MIN, VAL_SHARE
 from picollm.plan.schedule import rates_at
 from picollm.plan.trainplan import TrainPlan
 from picollm.runtime.dist import World
@@ -26,8 +26,9 @@ from picollm.train.validate import packing_of
 STEPS = 10
 WARM = 2  # of them, left out: first touches of memory
 MOST = 0.05  # of the minutes, for measuring
-# Validation passes over 1/64 of the tokens about 11 times, forward only (a third of a step's arithmetic).
-EVAL_COST = (EVAL_SHARE + 1) / VAL_SHARE / 3
+EVALS = EVAL_SHARE + 1  # about as many validations in a run, forward only: a third of a step's arithmetic
+EVAL_COST = EVALS / VAL_SHARE / 3  # of the training, where validation is 1/64 of the tokens
+LEAST_TRAINING = 0.1  # of the time, however much validation would take
 
 
 def open_stream(plan: TrainPlan, world: World) -> Stream:
@@ -95,4 +96,10 @@ def flops_rate(plan: TrainPlan, world: World, minutes: float) -> float:
     left = 1 - float(world.max_(torch.tensor(time.monotonic() - started, dtype=torch.float64))) / budget
     if left <= 0:
         raise UsageError(f"{minutes:g} minutes are over after {len(seconds)} steps of measuring", hint="more minutes")
-    return rate * left / (1 + EVAL_COST)
+    return rate * training_share(left, EVALS * VAL_MIN * flops_per_token(plan.model) / 3 / rate / budget)
+
+
+def training_share(left: float, validating: float) -> float:
+    """What of the time is training, out of `left` for training and validation. `validating`: the least that the
+    validations take, since a short run validates on more than 1/64 of its tokens."""
+    return max(LEAST_TRAINING * left, min(left / (1 + EVAL_COST), left - validating))

@@ -45,9 +45,8 @@ from picollm.train.run import carry_out, header, leave
 from picollm.train.state import Home, Parts, restore, versions
 
 MOST_ASKED = 40  # facts of one kind; their order is a hash, so the first are a fair sample
-# Facts are to be learned by heart there. Of the base rates of a short run (plan.laws.SHORT_STEPS); before those were
-# raised, 0.11 of today's rates was the best of the five scales tried (dev/LOG.md). Not swept again since.
-SMALLTALK_RATE_SCALE = 0.25
+# Facts are to be learned by heart there: 1.2 was the best of 0.25, 0.5, 0.8, 1.2 and 1.6 (dev/LOG.md 2026-11-22).
+SMALLTALK_RATE_SCALE = 1.2
 VAL_PPM = 50_000  # of a chat file's conversations, by the hash of their content; as many as of the stdlib corpus
 
 

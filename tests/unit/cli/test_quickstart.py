@@ -62,7 +62,7 @@ def test_the_screen_lets_progress_and_warnings_through_and_nothing_else(capsys: 
         " 1 data  …\n",
         "step 18: val 2.0 bits per byte\n",
         "warning: disk is full\n",
-        "step 18/1,76 · loss\n",
+        "step 18/176 · loss\n",
     ):
         screen.write(text)
     assert capsys.readouterr().err.splitlines() == ["warning: disk is full", "[4/6] train   step 18/176 · loss"]
