@@ -96,6 +96,14 @@ class Optimizer:
             squares = torch.stack(torch._foreach_norm(parts)).float().square().sum()
         return self.world.sum_(squares).sqrt()
 
+    def not_finite(self) -> list[str]:
+        """Parameters whose gradient on this rank holds NaN or ∞, last layers first; the small ones are summed ones."""
+        return [
+            name
+            for name, param in reversed(self.params.items())
+            if param.grad is not None and not bool(param.grad.isfinite().all())
+        ]
+
     @torch.no_grad()
     def step(self, rates: Rates, first: bool) -> None:
         """Update every parameter; bitwise the same on all ranks.

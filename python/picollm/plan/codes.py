@@ -101,8 +101,8 @@ CODES = (
     ),
     Code(
         "E501", "the loss stopped being a finite number, three times", by="train (exit 1)", knobs=("learning_rate",),
-        why="Steps that are not finite are skipped and change nothing; the third means that the next would be no"
-        " better.",
+        why="Steps that are not finite, or spike, are skipped and change nothing. Three in a row take the run back to"
+        " its last checkpoint, without the rows of those steps; after two returns, or with no checkpoint, it stops.",
         remedy="a smaller --learning-rate under another --name; the last good state was saved",
     ),
     Code(

@@ -183,7 +183,7 @@ def explain_loss(plan: TrainPlan) -> Explanation:
         (" ", "heart: use the best checkpoint, take more text"),
         ("bits/byte", "loss x tokens / (bytes x ln 2). Tokens of another vocabulary hold more or less text, so their"),
         (" ", "losses cannot be compared; bits per byte can"),
-        ("not finite", "a rate too high, nearly always: the step is skipped, three in a row stop the run (E501)"),
+        ("not finite", "a rate too high, nearly always: the step is skipped, three in a row lead back or stop (E501)"),
         ("try", "picollm runs watch: the loss of the run that is going on"),
     )
     facts = {"first_loss": first, "vocab_size": vocab, "text": [f"{label}: {text}" for label, text in lines]}

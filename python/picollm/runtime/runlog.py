@@ -34,8 +34,7 @@ class RunLog:
         self.on_line = False  # the cursor stands behind a progress line
         self.start = time.monotonic()
         if directory is not None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.files = {name: os.open(directory / name, flags, 0o600) for name in (METRICS, TEXT)}
+            self.files = {name: open_for_lines(directory / name) for name in (METRICS, TEXT)}
 
     def record(self, kind: str, **fields: Any) -> None:
         """Append one line to `metrics.jsonl`. A float that is not finite becomes null; NaN is not JSON."""
@@ -96,6 +95,13 @@ class RunLog:
                 self.complained = True
                 self.show(f"warning: {name} cannot be written ({error}); training goes on without it\n")
 
+    def rewind(self, step: int) -> None:
+        """Take back the lines of all steps after `step`; `train.log` keeps what it said. The clock goes on."""
+        if self.directory is not None:
+            os.close(self.files.pop(METRICS))
+            cut(self.directory / METRICS, step)
+            self.files[METRICS] = open_for_lines(self.directory / METRICS)
+
     def sync(self) -> None:
         """Make all lines durable, before a checkpoint claims their step."""
         for descriptor in self.files.values():
@@ -117,23 +123,33 @@ def open_log(directory: Path, step: int | None, *, screen: TextIO | None = sys.s
     None: the run starts, or starts again because it was killed before its first checkpoint; all lines are cut.
 
     Kept: lines of steps up to `step`, so that the finished file equals an unbroken run's. Not kept: `stop` lines,
-    since the run goes on, and the `save` of `step` itself, which the caller writes again.
+    since the run goes on; the `save` of `step` itself, which the caller writes again; a return to `step`, of which the
+    checkpoint knows nothing.
     """
-    path = directory / METRICS
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        kept = [line for line in read(path) if belongs(line, step)]
-        durable.write(path, b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in kept))
+    kept = cut(directory / METRICS, step)
     log = RunLog(directory, screen=screen, every=every)
     log.start -= kept[-1]["t"] if kept else 0.0
     return log
+
+
+def cut(path: Path, step: int | None) -> list[dict[str, Any]]:
+    """Keep the lines that belong to a run standing at `step`, in the file too; returns them."""
+    if not path.exists():
+        return []
+    kept = [line for line in read(path) if belongs(line, step)]
+    durable.write(path, b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in kept))
+    return kept
+
+
+def open_for_lines(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def belongs(line: dict[str, Any], step: int | None) -> bool:
     if step is None or line["kind"] == "stop":
         return False
     at = int(line.get("step", 0))
-    return at < step or (at == step and line["kind"] != "save")
+    return at < step or (at == step and line["kind"] != "save" and line.get("action") != "return")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

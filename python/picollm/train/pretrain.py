@@ -1,9 +1,12 @@
 """The loop: rows in, updates out, and what is due between them."""
 
 import time
+from dataclasses import asdict
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from picollm.errors import DivergedError
+from picollm.ckpt import protocol
+from picollm.errors import CheckpointError, DivergedError
 from picollm.model.counts import flops_per_token
 from picollm.plan.rates import MUON_LR
 from picollm.plan.schedule import Rates, rates_at
@@ -11,10 +14,11 @@ from picollm.plan.trainplan import TrainPlan
 from picollm.runtime.device import peak_memory
 from picollm.runtime.pace import duration
 from picollm.runtime.runlog import RunLog
-from picollm.train.due import clock, mark
-from picollm.train.guard import PATIENCE, Verdict
-from picollm.train.state import Parts
-from picollm.train.step import Outcome, update
+from picollm.runtime.together import on_rank_zero
+from picollm.train.due import clock, mark, renew_log, write_best
+from picollm.train.guard import MOST_RETURNS, PATIENCE, Verdict
+from picollm.train.state import Parts, restore
+from picollm.train.step import Fault, Outcome, update
 
 
 def pretrain(plan: TrainPlan, parts: Parts, log: RunLog) -> Parts:
@@ -27,11 +31,13 @@ def pretrain(plan: TrainPlan, parts: Parts, log: RunLog) -> Parts:
     while parts.step < plan.steps and parts.leaving is None:
         clock(plan, parts)
         start = time.perf_counter()
-        batches = parts.stream.next_step()
+        batches = parts.next_rows()
         waited = time.perf_counter() - start
         rates = rates_at(parts.step, plan.schedule)
         outcome = update(parts, batches, rates)
         note(plan, parts, log, outcome, rates, seconds=time.perf_counter() - start, waited=waited)
+        if parts.guard.exhausted and parts.leaving is None:
+            go_back(plan, parts, log, outcome)
         mark(plan, parts, log)
     return parts
 
@@ -71,10 +77,65 @@ def note(
     )
     log.progress(parts.step, line(plan, parts, tokens_per_second, mfu, waited / seconds), last=parts.step == plan.steps)
     if outcome.verdict is not Verdict.APPLY:
-        indices = [(parts.step - 1) * plan.rows_per_step, parts.step * plan.rows_per_step]
-        log.record("guard", action="skip", step=parts.step, indices=indices, reason=outcome.verdict.value)
-        log.say(f"warning: step {parts.step:,} skipped ({outcome.verdict.value}): loss {outcome.loss:.4g}, "
-                f"gradient norm {outcome.grad_norm:.4g}")  # fmt: skip
+        end = parts.guard.taken(parts.step)
+        indices = [(end - 1) * plan.rows_per_step, end * plan.rows_per_step]
+        reason = outcome.verdict.value
+        fault = asdict(outcome.fault) if outcome.fault else {}
+        log.record("guard", action="skip", step=parts.step, indices=indices, reason=reason, **fault)
+        log.say(f"warning: step {parts.step:,} skipped ({reason}): loss {outcome.loss:.4g}, "
+                f"gradient norm {outcome.grad_norm:.4g}{said(outcome.fault, parts.world.size)}")  # fmt: skip
+
+
+def said(fault: Fault | None, ranks: int) -> str:
+    """` in blocks.1.mlp.up.weight on rank 1; the same again on a second try`"""
+    if fault is None:
+        return ""
+    where = f" in {', '.join(fault.tensors)}" if fault.tensors else ""
+    if ranks > 1 and fault.ranks:
+        where += f" on rank {', '.join(map(str, fault.ranks))}"
+    again = (
+        "the same again on a second try" if fault.repeats else "finite on a second try: a device failed for a moment"
+    )
+    return f"{where}; {again}"
+
+
+def go_back(plan: TrainPlan, parts: Parts, log: RunLog, outcome: Outcome) -> None:
+    """After bad steps in a row: back to the last checkpoint, without their rows; or `parts.leaving` says diverged.
+
+    All ranks have judged the same numbers, so all are here; which checkpoint is whole is rank 0's word.
+    """
+    failed, step = parts.guard, parts.step
+    path = last_checkpoint(parts, log) if failed.may_return else None
+    if path is None:
+        parts.leaving = "diverged"
+        return
+    restore(parts, path)
+    parts.guard.after_return(failed, step)
+    log.rewind(parts.step)
+    renew_log(log, parts, path)
+    write_best(parts)
+    start, end = parts.guard.left_out[-1]
+    log.record("guard", action="return", step=parts.step, failed_at=step, reason=outcome.verdict.value,
+               indices=[start * plan.rows_per_step, end * plan.rows_per_step], returns=parts.guard.returns)  # fmt: skip
+    log.say(f"warning: {PATIENCE} bad steps in a row at step {step:,}: back to step {parts.step:,}, the rows of those "
+            f"steps are left out (return {parts.guard.returns} of {MOST_RETURNS})")  # fmt: skip
+
+
+def last_checkpoint(parts: Parts, log: RunLog) -> Path | None:
+    """The newest whole checkpoint of the run, by rank 0's word. None: there is none, or none is whole."""
+    home = parts.home
+    if home is None:
+        return None
+
+    def found() -> str | None:
+        try:
+            newest = protocol.newest(home.checkpoints, log.say)
+        except CheckpointError:
+            return None
+        return str(newest) if newest else None
+
+    path: str | None = on_rank_zero(parts.world, found)
+    return Path(path) if path else None
 
 
 def share_of_peak(plan: TrainPlan, parts: Parts, tokens_per_second: float) -> float | None:
@@ -112,7 +173,10 @@ def diverged(plan: TrainPlan, parts: Parts) -> DivergedError:
     """E501: where it happened, what is left, and a smaller rate to try."""
     rate = min(MUON_LR, float(plan.request.get("learning_rate") or MUON_LR) / 5)
     kept = f"; saved as step {parts.saved}" if parts.saved == parts.step else ""
+    if parts.guard.returns:
+        kept += f"; {parts.guard.returns} returns to an earlier checkpoint did not help"
+    what = "loss spiked" if parts.guard.cause == Verdict.SKIP_SPIKE else "loss not finite"
     return DivergedError(
-        f"E501 loss not finite at step {parts.step} (x{PATIENCE}). Last good: step {parts.guard.last_good}{kept}",
+        f"E501 {what} at step {parts.step} (x{PATIENCE}). Last good: step {parts.guard.last_good}{kept}",
         hint=f"try --learning-rate {rate:.2g} under another --name",
     )

@@ -88,6 +88,15 @@ class Parts:
     last_save: float = 0.0  # monotonic seconds
     session_start: float = 0.0  # monotonic seconds
 
+    def next_rows(self) -> list[Batch]:
+        """The batches of the coming step. What the guard leaves out is read and dropped."""
+        taken = self.guard.taken(self.step)
+        batches = self.stream.next_step()
+        while self.guard.leaves_out(taken):
+            batches = self.stream.next_step()
+            taken += 1
+        return batches
+
 
 def contents(plan: TrainPlan, parts: Parts) -> protocol.Contents:
     """What a checkpoint of `parts` holds. Nothing in it comes from a clock."""

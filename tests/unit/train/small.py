@@ -20,7 +20,7 @@ from picollm.runtime import rng
 from picollm.runtime.dist import World
 from picollm.runtime.machine import Machine
 from picollm.runtime.precision import compute_dtype
-from picollm.runtime.runlog import open_log
+from picollm.runtime.runlog import METRICS, TIME_FIELDS, open_log, read
 from picollm.train.due import renew_log
 from picollm.train.opening import CHECKPOINTS, standing
 from picollm.train.pretrain import pretrain
@@ -145,3 +145,18 @@ def die_training(plan: TrainPlan, folder: Path, at: int, place: str | None) -> b
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def timeless(folder: Path) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if key not in TIME_FIELDS} for line in read(folder / METRICS)]
+
+
+def tensors_of(parts: Parts) -> dict[str, torch.Tensor]:
+    found = {**dict(parts.model.named_parameters()), **parts.optimizer.state_dict()}
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+
+def assert_equal_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name

@@ -60,6 +60,8 @@ def test_three_steps_in_a_row_exhaust_the_guard_and_a_good_one_forgives() -> Non
 @pytest.mark.row("C8")
 def test_a_restored_guard_decides_like_the_one_that_was_saved() -> None:
     guard = trained(WINDOW + 7)
+    guard.note(Verdict.SKIP_SPIKE, 9.0, WINDOW + 8)
+    guard.left_out, guard.returns, guard.failed_at = [(3, 6)], 1, 40
     again = Guard.from_json(guard.to_json())
     assert again == guard
     for loss in (3.0, 3.4, 3.6, 3.9, 5.0, math.nan):
@@ -73,3 +75,26 @@ def test_the_smoothed_loss_starts_at_the_first_loss_and_survives_a_round_trip() 
     meters.add(math.nan)
     assert 2.0 < meters.add(2.0) < 4.0
     assert Meters.from_json(meters.to_json()) == meters
+
+
+@pytest.mark.row("C8")
+def test_spikes_in_a_row_exhaust_the_guard_as_well() -> None:
+    guard = trained(WINDOW)
+    for step in range(WINDOW + 1, WINDOW + 1 + PATIENCE):
+        guard.note(guard.judge(1e4, 1.0), 1e4, step)
+    assert guard.exhausted
+    assert guard.cause == Verdict.SKIP_SPIKE
+
+
+def test_rows_left_out_shift_what_the_stream_has_handed_out() -> None:
+    guard = Guard(left_out=[(5, 8), (11, 14)])
+    assert [guard.taken(step) for step in (4, 5, 6, 8, 9)] == [4, 5, 9, 11, 15]
+    assert [taken for taken in range(16) if guard.leaves_out(taken)] == [5, 6, 7, 11, 12, 13]
+
+
+def test_a_failure_long_after_the_last_return_has_another_cause() -> None:
+    guard = Guard(returns=2, failed_at=10)
+    guard.note(Verdict.APPLY, 3.0, 10 + WINDOW - 1)
+    assert not guard.may_return
+    guard.note(Verdict.APPLY, 3.0, 10 + WINDOW)
+    assert guard.may_return
