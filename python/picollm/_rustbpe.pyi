@@ -5,9 +5,19 @@ Long jobs release the interpreter and obey Ctrl-C.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 # Called about five times a second with the counters done, total, bytes, documents and tokens; may raise to stop.
 Progress = Callable[[Mapping[str, int]], object] | None
+
+class Supply(Protocol):
+    """Brings the files of segments while a job runs; called from the job's threads. Neither method may raise."""
+
+    def ready(self, segment: int, /) -> bool:
+        """Whether the segment's files are in place; waits for them a tenth of a second at most."""
+
+    def done(self, segment: int, amount: int, /) -> object:
+        """The segment needs its files no more; it gave so many training tokens (`tok train`: characters)."""
 
 SPECIALS: Sequence[str]
 
@@ -45,7 +55,12 @@ class TextStream:
         """What is left; a character cut short becomes U+FFFD."""
 
 def train_source(
-    root: str, plan: bytes, val_ppm: int, options: bytes, progress: Progress = None
+    root: str,
+    plan: bytes,
+    val_ppm: int,
+    options: bytes,
+    supply: Supply | None = None,
+    progress: Progress = None,
 ) -> tuple[Tokenizer, list[tuple[str, int]], list[str]]:
     """`plan`: JSON of files, segments and options; `options`: JSON of vocab_size, pattern, ties, max_chars, workers."""
 
@@ -139,6 +154,7 @@ def shard_segments(
     done: list[tuple[int, int]],
     tokens: int | None,
     workers: int,
+    supply: Supply | None = None,
     progress: Progress = None,
 ) -> list[bytes]:
     """Run and commit the segments that are not `done` (index, training tokens). Returns the commit records made."""

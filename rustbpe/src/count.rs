@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use crate::source::{self, FileEntry, ReadOptions, ReadReport, Segment};
+use crate::source::{self, FileEntry, ReadOptions, ReadReport, Segment, Supply, await_files};
 use crate::split::{Pattern, for_each_piece};
 use crate::{Control, Error, Result};
 
@@ -27,6 +27,8 @@ pub struct Corpus<'a> {
     pub options: &'a ReadOptions,
     /// Share of documents kept for validation, in millionths; they are not counted.
     pub val_ppm: u32,
+    /// Brings the files; `None`: they are in place.
+    pub supply: Option<&'a dyn Supply>,
 }
 
 /// Distinct pieces and how often each occurs, with what was read for them.
@@ -244,13 +246,13 @@ pub fn count_segments(
     workers: usize,
     ctl: &Control,
 ) -> Result<Counts> {
-    let Corpus { root, files, segments, options, val_ppm } = *corpus;
+    let Corpus { root, files, segments, options, val_ppm, supply } = *corpus;
     let read = |job: usize, each: &mut dyn FnMut(&str) -> Result<()>| {
         source::read_segment(root, files, &segments[job], options, ctl, &mut |text| {
             if source::is_validation(text.as_bytes(), val_ppm) { Ok(()) } else { each(text) }
         })
     };
-    count_jobs(segments.len(), &read, pattern, max_chars, workers, ctl)
+    count_jobs(&Jobs { count: segments.len(), read: &read, supply }, pattern, max_chars, workers, ctl)
 }
 
 /// Count the pieces of documents held in memory.
@@ -273,30 +275,36 @@ pub fn count_texts<T: AsRef<str> + Sync>(
         }
         Ok(ReadReport::default())
     };
-    count_jobs(jobs.len(), &read, pattern, None, workers, ctl)
+    count_jobs(&Jobs { count: jobs.len(), read: &read, supply: None }, pattern, None, workers, ctl)
 }
 
 /// Reads the documents of one job.
 type Read<'a> = dyn Fn(usize, &mut dyn FnMut(&str) -> Result<()>) -> Result<ReadReport> + Sync + 'a;
 
+/// What there is to count.
+struct Jobs<'a> {
+    count: usize,
+    read: &'a Read<'a>,
+    supply: Option<&'a dyn Supply>,
+}
+
 fn count_jobs(
-    jobs: usize,
-    read: &Read<'_>,
+    jobs: &Jobs<'_>,
     pattern: Pattern,
     max_chars: Option<u64>,
     workers: usize,
     ctl: &Control,
 ) -> Result<Counts> {
-    let (taken, enough) = (AtomicUsize::new(0), AtomicBool::new(jobs == 0));
+    let (taken, enough) = (AtomicUsize::new(0), AtomicBool::new(jobs.count == 0));
     let ledger = Mutex::new(Ledger::default());
-    ctl.total.store(jobs as u64, Relaxed);
+    ctl.total.store(jobs.count as u64, Relaxed);
     let work = || {
         while !enough.load(Relaxed) {
             let job = taken.fetch_add(1, Relaxed);
-            if job >= jobs {
+            if job >= jobs.count {
                 break;
             }
-            let counted = count_job(job, read, pattern, &enough, ctl);
+            let counted = count_job(job, jobs, pattern, &enough, ctl);
             if enough.load(Relaxed) {
                 break;
             }
@@ -309,7 +317,7 @@ fn count_jobs(
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers.clamp(1, jobs.max(1))).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..workers.clamp(1, jobs.count.max(1))).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
@@ -322,13 +330,18 @@ fn count_jobs(
 /// One job. Stops early, with a result nobody will look at, once enough was counted.
 fn count_job(
     job: usize,
-    read: &Read<'_>,
+    jobs: &Jobs<'_>,
     pattern: Pattern,
     enough: &AtomicBool,
     ctl: &Control,
 ) -> Result<(Tally, Seen)> {
+    #[expect(clippy::cast_possible_truncation, reason = "segments are numbered with u32")]
+    let segment = job as u32;
+    if !await_files(jobs.supply, segment, ctl, &|| enough.load(Relaxed))? {
+        return Err(Error::Cancelled);
+    }
     let (mut tally, mut seen) = (Tally::default(), Seen { segments: 1, ..Seen::default() });
-    seen.report = read(job, &mut |text| {
+    seen.report = (jobs.read)(job, &mut |text| {
         ctl.check()?;
         if enough.load(Relaxed) {
             return Err(Error::Cancelled);
@@ -344,6 +357,7 @@ fn count_job(
         });
         outcome
     })?;
+    jobs.supply.map_or(Ok(()), |supply| supply.done(segment, seen.chars))?;
     Ok((tally, seen))
 }
 

@@ -11,7 +11,7 @@ use crate::encode::Tokenizer;
 use crate::shard::format::{Dtype, FORMAT};
 use crate::shard::out::OutDir;
 use crate::shard::write::{Facts, FileRecord, Split, SplitWriter};
-use crate::source::{FileEntry, ReadOptions, ReadReport, Segment, is_validation, read_segment};
+use crate::source::{FileEntry, ReadOptions, ReadReport, Segment, Supply, await_files, is_validation, read_segment};
 use crate::{Control, Error, Result};
 
 /// A part may grow to this many times the target: estimates are off by less, so an ordinary segment is one part.
@@ -243,11 +243,13 @@ fn record(plan: &Plan, segment: &Segment, facts: &Facts, report: ReadReport, fil
 
 /// What is wanted of [`run_segments`]: which segments are done, and how many training tokens suffice.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct Wanted<'a> {
     /// Training tokens of segments that are committed, by index.
     pub done: Vec<(u32, u64)>,
     /// Stop once the leading segments hold this many training tokens; `None`: all.
     pub tokens: Option<u64>,
+    /// Brings the files; `None`: they are in place.
+    pub supply: Option<&'a dyn Supply>,
 }
 
 /// Run every segment that is not done, in order, on `workers` threads. Stops taking new ones once the
@@ -260,7 +262,7 @@ pub fn run_segments(
     root: &Path,
     tokenizer: &Tokenizer,
     out: &OutDir,
-    wanted: &Wanted,
+    wanted: &Wanted<'_>,
     workers: usize,
     ctl: &Control,
 ) -> Result<Vec<SegmentRecord>> {
@@ -275,17 +277,26 @@ pub fn run_segments(
     ctl.done.store((tokens.len() - todo.len()) as u64, Relaxed);
     let work = Mutex::new(Work { tokens, todo: todo.into(), records: Vec::new(), failure: None });
     let lock = || work.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let ended = |work: &Work| work.failure.is_some() || wanted.tokens.is_some_and(|tokens| work.leading() >= tokens);
     let take = || {
         let mut work = lock();
-        let enough = wanted.tokens.is_some_and(|tokens| work.leading() >= tokens);
-        if enough || work.failure.is_some() { None } else { work.todo.pop_front() }
+        if ended(&work) { None } else { work.todo.pop_front() }
+    };
+    let run = |index| {
+        if !await_files(wanted.supply, index, ctl, &|| ended(&lock()))? {
+            return Ok(None);
+        }
+        let record = run_segment(plan, index, root, tokenizer, out, ctl)?;
+        wanted.supply.map_or(Ok(()), |supply| supply.done(index, record.train_tokens()))?;
+        Ok(Some(record))
     };
     let worker = || {
         while let Some(index) = take() {
-            let outcome = contained(|| run_segment(plan, index, root, tokenizer, out, ctl));
+            let outcome = contained(|| run(index));
             let mut work = lock();
             match outcome {
-                Ok(record) => {
+                Ok(None) => break,
+                Ok(Some(record)) => {
                     work.tokens[index as usize] = Some(record.train_tokens());
                     work.records.push(record);
                     ctl.done.fetch_add(1, Relaxed);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use rustbpe::encode::Tokenizer;
 use rustbpe::shard::format::{Dtype, Header};
@@ -11,7 +12,7 @@ use rustbpe::shard::out::OutDir;
 use rustbpe::shard::verify::verify;
 use rustbpe::shard::write::{Facts, Split, SplitWriter};
 use rustbpe::sharder::{Plan, SegmentRecord, Wanted, hex, run_segment, run_segments};
-use rustbpe::source::is_validation;
+use rustbpe::source::{Supply, is_validation};
 use rustbpe::split::Pattern;
 use rustbpe::vocab::Vocab;
 use rustbpe::{Control, Error, Result};
@@ -139,8 +140,52 @@ fn leading_segments_with_enough_tokens_suffice() {
     let some = run(source_dir.path(), out.path(), 1, &Wanted { tokens: Some(100), ..Default::default() }).unwrap();
     assert_eq!(some.iter().map(|record| record.segment.index).collect::<Vec<_>>(), [0]);
     let done = some.iter().map(|record| (record.segment.index, record.train_tokens())).collect();
-    let rest = run(source_dir.path(), out.path(), 2, &Wanted { done, tokens: None }).unwrap();
+    let rest = run(source_dir.path(), out.path(), 2, &Wanted { done, ..Default::default() }).unwrap();
     assert_eq!(rest.iter().map(|record| record.segment.index).collect::<Vec<_>>(), [1, 2]);
+}
+
+/// Writes a file only once it is asked for, and never the files of the last segment.
+#[derive(Debug)]
+struct LateFiles<'a> {
+    root: &'a Path,
+    done: Mutex<Vec<u32>>,
+}
+
+impl Supply for LateFiles<'_> {
+    fn ready(&self, segment: u32) -> Result<bool> {
+        if segment == 0 {
+            source(self.root);
+        }
+        std::thread::yield_now();
+        Ok(segment < 2)
+    }
+
+    fn done(&self, segment: u32, amount: u64) -> Result<()> {
+        assert!(amount > 0);
+        self.done.lock().unwrap().push(segment);
+        Ok(())
+    }
+}
+
+#[test]
+fn files_may_come_late_and_nobody_waits_for_those_no_longer_needed() {
+    let source_dir = tempfile::tempdir().unwrap();
+    source(source_dir.path());
+    let planned = plan(source_dir.path(), 400);
+    let whole = tempfile::tempdir().unwrap();
+    let all = run(source_dir.path(), whole.path(), 1, &Wanted::default()).unwrap();
+    fs::remove_file(source_dir.path().join("0.jsonl")).unwrap();
+    let tokens = Some(all[0].train_tokens() + 1); // the first two segments have them; three workers take all three
+    let supply = LateFiles { root: source_dir.path(), done: Mutex::default() };
+    let wanted = Wanted { tokens, supply: Some(&supply), ..Default::default() };
+    let out = tempfile::tempdir().unwrap();
+    let opened = OutDir::open(out.path()).unwrap();
+    let root = source_dir.path();
+    let some = run_segments(&planned, root, &tokenizer(), &opened, &wanted, 3, &Control::default()).unwrap();
+    assert_eq!(some, all[..2]);
+    let mut done = supply.done.into_inner().unwrap();
+    done.sort_unstable();
+    assert_eq!(done, [0, 1]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from picollm import _rustbpe
 from picollm.corpus import local, stdlib
 from picollm.corpus.catalog import ALIASES, CATALOG, STDLIB, Entry
+from picollm.corpus.supply import Need, Remote, Supply, Wanted
 from picollm.errors import MissingError, SourceChangedError, UsageError
 
 LOCAL_VAL_PPM = 10_000
@@ -64,7 +65,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus on this machine. `root` is where the files lie and no part of what the corpus is."""
+    """A corpus. `root` is where the files lie and no part of what the corpus is; files that a `remote` brings lie
+    nowhere yet, and then `root` is where copies of them are kept."""
 
     name: str
     kind: str
@@ -75,6 +77,9 @@ class Source:
     licence: str = "the files' own"
     build: str | None = None  # what the text belongs to, where that is not in the files: the interpreter of `stdlib`
     warnings: tuple[str, ...] = ()
+    origin: tuple[tuple[str, str], ...] = ()  # what else names the corpus: repo, revision, config, split
+    centibytes: int | None = None  # hundredths of a file byte per token, where that is known
+    remote: Remote | None = None
 
     @property
     def size(self) -> int:
@@ -83,11 +88,31 @@ class Source:
 
     def estimated_tokens(self) -> int:
         """Tokens to expect: right within a factor of about two, the same on every machine."""
-        return sum(estimated_tokens(file) for file in self.files)
+        return sum(estimated_tokens(file, self.centibytes) for file in self.files)
 
     def segments(self, segment_tokens: int) -> list[Segment]:
         """Cut into segments of about this many tokens, in the order of the files."""
-        return cut(self.files, segment_tokens)
+        return cut(self.files, segment_tokens, self.centibytes)
+
+    def supply(
+        self, todo: Sequence[Segment], folder: Path, wanted: Wanted, *, per_token: float = 1.0, **options: Any
+    ) -> Supply | None:
+        """What brings the files of `todo` into `folder`, in that order; None where they are in place.
+
+        `wanted` counts in units of which a token is `per_token`.
+        """
+        if self.remote is None:
+            return None
+        sizes = [estimated_tokens(file, self.centibytes) * per_token for file in self.files]
+        needs = [
+            Need(
+                segment.index,
+                self.files[slice(*segment.files)],
+                max(1, int(sum(sizes[slice(*segment.files)]) / segment.slice[1])),
+            )
+            for segment in todo
+        ]
+        return Supply(self.remote, folder, needs, wanted, **options)
 
     def plan_json(self, segment_tokens: int = COUNTING_TOKENS) -> bytes:
         """`files`, `options` and `segments` as JSON: what Rust needs to read the corpus."""
@@ -103,10 +128,14 @@ class Source:
         facts = {"kind": self.kind, "licence": self.licence, "name": self.name}
         if self.build is not None:
             facts["build"] = self.build
+        facts.update(self.origin)
         return {**facts, "files": [file.plain() for file in self.files]}
 
     def hashed(self, workers: int, progress: Any = None) -> "Source":
-        """The same source with the sha256 of every file, read now. Raises SourceChangedError if a size changed."""
+        """The same source with the sha256 of every file: read now, but for files that a remote brings, whose sha256
+        it has told. Raises SourceChangedError if a size changed."""
+        if self.remote is not None:
+            return self
         hashes = sha256_files(self.root, self.files, workers, progress)
         files = tuple(replace(file, sha256=found) for file, found in zip(self.files, hashes, strict=True))
         return replace(self, files=files)
@@ -129,12 +158,12 @@ def kind_of(path: str) -> str:
     return "parquet" if local.extension(path) == "parquet" else "text"
 
 
-def estimated_tokens(file: SourceFile) -> int:
+def estimated_tokens(file: SourceFile, centibytes: int | None = None) -> int:
     """Whole tokens, rounded down; integers only, so that every machine cuts alike."""
-    return file.size * 100 // CENTIBYTES[kind_of(file.path)]
+    return file.size * 100 // (centibytes or CENTIBYTES[kind_of(file.path)])
 
 
-def cut(files: Sequence[SourceFile], segment_tokens: int) -> list[Segment]:
+def cut(files: Sequence[SourceFile], segment_tokens: int, centibytes: int | None = None) -> list[Segment]:
     """Large parquet and jsonl files become slices, small files are grouped in order up to the target."""
     segments: list[Segment] = []
     start, held = 0, 0
@@ -144,7 +173,7 @@ def cut(files: Sequence[SourceFile], segment_tokens: int) -> list[Segment]:
             segments.append(Segment(len(segments), (start, end), (0, 1)))
 
     for index, file in enumerate(files):
-        tokens = estimated_tokens(file)
+        tokens = estimated_tokens(file, centibytes)
         sliceable = local.extension(file.path) in local.ROWS and kind_of(file.path) != "compressed"
         slices = max(1, (tokens + segment_tokens // 2) // segment_tokens) if sliceable else 1
         if slices > 1 or held + tokens > segment_tokens:

@@ -4,6 +4,7 @@ Restarting is running the same command again. A segment counts as done when its 
 plan and all its files have their sizes; everything else is made again, to the same bytes.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from picollm import _rustbpe
 from picollm.corpus.source import Source, sha256_files
+from picollm.corpus.supply import DEFAULT_STAGING, Staging, Wanted, own_folder, progress_with
 from picollm.errors import (
     DatasetIncompleteError,
     DiskFullError,
@@ -41,6 +43,7 @@ from picollm.shards.plan import PLAN, Options, ShardPlan, TokenizerFacts, dtype_
 
 WORK = ".picollm"  # the lock and files in the making; nothing a reader needs
 LOCK = "lock"
+STAGING = "staging"  # below it: files that were fetched, one folder per process, until they are encoded
 SPARE = 1.05  # of the disk space that the estimate asks for
 Progress = Callable[[Mapping[str, int]], object]
 
@@ -68,12 +71,14 @@ def build(
     shard_tokens: int | None = None,
     dtype: str | None = None,
     workers: int | None = None,
+    staging: Staging = DEFAULT_STAGING,
     progress: Progress | None = None,
 ) -> ShardSet:
     """Shard `source` into `out` with the tokenizer of a folder or file; go on where an earlier build stopped.
 
     `tokens`: the set is the shortest prefix of segments with so many training tokens; None is all. `workers`: segments
-    at a time, without any effect on the bytes. `progress` gets the counters of the running segments. An interruption
+    at a time, without any effect on the bytes. `staging`: where the files of a source that is fetched
+    wait. `progress` gets the counters of the running segments. An interruption
     (KeyboardInterrupt, or what a signal handler raises) passes through; what is committed stays.
 
     Raises UsageError, MissingError, CheckError and its children, BusyError.
@@ -89,19 +94,42 @@ def build(
         plan = settle_plan(source, facts, options, out, workers)
         done = committed(plan, out)
         if not enough(done, plan, tokens):
-            check_disk(plan, source, done, tokens, out)
-            _rustbpe.shard_segments(
-                plan=plan.data,
-                root=str(source.root),
-                out=str(out),
-                tokenizer_json=data,
-                done=[(commit.index, commit.train_tokens) for commit in done.values()],
-                tokens=tokens,
-                workers=workers,
-                progress=progress,
-            )
+            check_disk(plan, source, done, tokens, out, staging)
+            run(plan, source, data, done, out, tokens=tokens, workers=workers, staging=staging, progress=progress)
         finalize(plan, out, data, tokens)
     return ShardSet.open(out)
+
+
+def run(
+    plan: ShardPlan,
+    source: Source,
+    tokenizer_json: bytes,
+    done: dict[int, Commit],
+    out: Path,
+    *,
+    tokens: int | None,
+    workers: int,
+    staging: Staging,
+    progress: Progress | None,
+) -> None:
+    """Make and commit what is not done, until the leading segments hold `tokens`; fetch what is not here."""
+    there = {index: commit.train_tokens for index, commit in done.items()}
+    todo = [segment for segment in plan.segments if segment.index not in done]
+    folder = source.root if source.remote is None else own_folder(staging.folder or out / WORK / STAGING)
+    wanted = Wanted(tokens, sum(there.values()))
+    supply = source.supply(todo, folder, wanted, budget=staging.max_disk, others=staging.caches)
+    with supply or contextlib.nullcontext():
+        _rustbpe.shard_segments(
+            plan=plan.data,
+            root=str(folder),
+            out=str(out),
+            tokenizer_json=tokenizer_json,
+            done=list(there.items()),
+            tokens=tokens,
+            workers=workers,
+            supply=supply,
+            progress=progress_with(supply, progress),
+        )
 
 
 def read_tokenizer(path: Path) -> bytes:
@@ -126,7 +154,10 @@ def settle_plan(source: Source, facts: TokenizerFacts, options: Options, out: Pa
 
 
 def check_sources(plan: ShardPlan, source: Source, out: Path, workers: int) -> None:
-    """Read again the files of segments that are still to be made, and compare. Raises SourceChangedError."""
+    """Read again the files of segments that are still to be made, and compare. Raises SourceChangedError. Files that
+    are fetched are compared when they come."""
+    if source.remote is not None:
+        return
     done = committed(plan, out)
     todo = [segment for segment in plan.body["segments"] if segment["index"] not in done]
     wanted = sorted({index for segment in todo for index in range(*segment["files"])})
@@ -190,13 +221,18 @@ def enough(done: dict[int, Commit], plan: ShardPlan, tokens: int | None) -> bool
     return prefix(done, plan, tokens) is not None
 
 
-def check_disk(plan: ShardPlan, source: Source, done: dict[int, Commit], tokens: int | None, out: Path) -> None:
+def check_disk(
+    plan: ShardPlan, source: Source, done: dict[int, Commit], tokens: int | None, out: Path, staging: Staging
+) -> None:
     """Raises DiskFullError with both figures when the rest will not fit."""
     planned = len(plan.body["segments"])
-    left = source.estimated_tokens() * (planned - len(done)) // max(1, planned)
+    expected = source.estimated_tokens()
+    left = expected * (planned - len(done)) // max(1, planned)
     if tokens is not None:
         left = min(left, tokens)
     needed = int(left * ITEM_BYTES[plan.body["options"]["dtype"]] * SPARE)
+    if source.remote is not None:
+        needed += min(staging.max_disk, source.size * left // max(1, expected))
     free = shutil.disk_usage(out).free
     if needed > free:
         raise DiskFullError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from picollm import _rustbpe
-from picollm.corpus.source import Source, SourceFile
+from picollm.corpus.source import Segment, Source, SourceFile
 from picollm.errors import CheckError, ShardFormatError, SourceChangedError, TokenizerMismatch, UsageError
 from picollm.shards.manifest import ITEM_BYTES, canonical
 
@@ -90,6 +90,11 @@ class ShardPlan:
     def files(self) -> tuple[SourceFile, ...]:
         return tuple(SourceFile(**file) for file in self.body["source"]["files"])
 
+    @property
+    def segments(self) -> list[Segment]:
+        rows = self.body["segments"]
+        return [Segment(row["index"], tuple(row["files"]), tuple(row["slice"])) for row in rows]
+
     def check_same(self, source: Source, tokenizer: TokenizerFacts, options: Options, folder: Path) -> None:
         """Refuse to go on in `folder` with anything else than it was planned for.
 
@@ -117,8 +122,10 @@ class ShardPlan:
             raise CheckError(
                 f"{folder}: planned with other options: {what} ({self.hash}, now blake3:{asked})", hint=hint
             )
-        listed = {file.path: file.size for file in source.files}
-        planned = {file.path: file.size for file in self.files}
+        listed = {file.path: (file.size, file.sha256) for file in source.files}
+        planned = {
+            file.path: (file.size, file.sha256 if listed.get(file.path, (0, None))[1] else None) for file in self.files
+        }
         if listed != planned or source.build != self.body["source"].get("build"):
             changed = sorted(path for path in listed.keys() | planned.keys() if listed.get(path) != planned.get(path))
             what = f"{len(changed)} files differ, such as {changed[0]}" if changed else f"{source.build} now"

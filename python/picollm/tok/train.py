@@ -1,11 +1,13 @@
 """Documents → `Tokenizer`. Reading, counting and merging are Rust's."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from picollm import _rustbpe
 from picollm.corpus.source import Source
+from picollm.corpus.supply import Wanted, progress_with
 from picollm.errors import UsageError
 from picollm.tok.special import BYTES, LARGEST_VOCAB, SMALLEST_VOCAB, SPECIALS
 from picollm.tok.tokenizer import Tokenizer
@@ -16,6 +18,7 @@ Progress = Callable[[Mapping[str, int]], None]
 
 # What one thread reads at a time; the result does not depend on it unless `max_chars` cuts.
 SEGMENT_TOKENS = 1_000_000
+CHARS_PER_TOKEN = 4.5  # of English; decides how many files are fetched ahead, nothing else
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -57,6 +60,7 @@ def train_tokenizer(
     progress: Progress | None = None,
 ) -> Tokenizer:
     """Learn merges from the training documents of `source`, whole segments in order until `max_chars` characters.
+    Files that have to be fetched stay in the source's root.
 
     `progress` is called about five times a second with counters: `done` of `total` segments while `tokens` is 0,
     then `done` of `total` merges. The same source gives the same tokenizer whatever `workers` (None: all cores).
@@ -65,7 +69,13 @@ def train_tokenizer(
     check_vocab_size(vocab_size)
     plan = source.plan_json(SEGMENT_TOKENS)
     options = _options(vocab_size, pattern, ties, max_chars, workers)
-    core, counts, bad_files = _rustbpe.train_source(str(source.root), plan, source.val_ppm, options, progress)
+    supply = source.supply(
+        source.segments(SEGMENT_TOKENS), source.root, Wanted(max_chars), per_token=CHARS_PER_TOKEN, keep=True
+    )
+    with supply or contextlib.nullcontext():
+        core, counts, bad_files = _rustbpe.train_source(
+            str(source.root), plan, source.val_ppm, options, supply, progress_with(supply, progress)
+        )
     request = request_of(source, vocab_size, pattern, ties, max_chars)
     return Tokenizer(core, {**request, "counts": dict(counts), "bad_files": bad_files})
 

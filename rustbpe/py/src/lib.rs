@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 mod error;
 mod loader;
 mod sharder;
+mod supply;
 mod tokenizer;
 mod watch;
 

@@ -12,6 +12,7 @@ use rustbpe::source::{FileEntry, ReadOptions, sniff};
 use rustbpe::{Error, Result};
 
 use crate::error::to_py;
+use crate::supply::PySupply;
 use crate::watch;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -74,9 +75,9 @@ fn tokenizer_facts(py: Python<'_>, tokenizer_json: &[u8]) -> PyResult<(String, u
 }
 
 /// Run and commit every segment of the plan that is not `done` (index, training tokens), in order, until
-/// the leading ones hold `tokens`. Returns the commit records made.
+/// the leading ones hold `tokens`. `supply` brings the files. Returns the commit records made.
 #[pyfunction]
-#[pyo3(signature = (plan, root, out, tokenizer_json, done, tokens, workers, progress=None))]
+#[pyo3(signature = (plan, root, out, tokenizer_json, done, tokens, workers, supply=None, progress=None))]
 #[expect(clippy::too_many_arguments, reason = "called by keyword, from one place")]
 fn shard_segments<'py>(
     py: Python<'py>,
@@ -87,13 +88,15 @@ fn shard_segments<'py>(
     done: Vec<(u32, u64)>,
     tokens: Option<u64>,
     workers: usize,
+    supply: Option<PySupply>,
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let records = watch::run(py, progress, |ctl| {
         let tokenizer = Tokenizer::from_json(tokenizer_json)?;
         let plan = Plan::from_json(plan, &tokenizer)?;
         let out = OutDir::open(&out)?;
-        let records = run_segments(&plan, &root, &tokenizer, &out, &Wanted { done, tokens }, workers, ctl)?;
+        let wanted = Wanted { done, tokens, supply: supply.as_ref().map(PySupply::as_supply) };
+        let records = run_segments(&plan, &root, &tokenizer, &out, &wanted, workers, ctl)?;
         records.iter().map(SegmentRecord::to_json).collect::<Result<Vec<_>>>()
     })?;
     Ok(records.iter().map(|record| PyBytes::new(py, record)).collect())

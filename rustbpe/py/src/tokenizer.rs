@@ -19,6 +19,7 @@ use rustbpe::{Control, Error};
 use serde::Deserialize;
 
 use crate::error::to_py;
+use crate::supply::PySupply;
 use crate::watch;
 
 /// Shorter texts are encoded without a thread or a release of the interpreter.
@@ -304,21 +305,28 @@ fn parse<'a, T: Deserialize<'a>>(py: Python<'_>, json: &'a [u8]) -> PyResult<T> 
 
 /// Train on the training documents of a source below `root`. `plan` and `options` are JSON.
 #[pyfunction]
-#[pyo3(signature = (root, plan, val_ppm, options, progress=None))]
+#[pyo3(signature = (root, plan, val_ppm, options, supply=None, progress=None))]
 fn train_source(
     py: Python<'_>,
     root: PathBuf,
     plan: &[u8],
     val_ppm: u32,
     options: &[u8],
+    supply: Option<PySupply>,
     progress: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Trained> {
     let plan: SourcePlan = parse(py, plan)?;
     let options: TrainOptions = parse(py, options)?;
     let max_chars = options.max_chars;
     count_and_train(py, &options, progress, |pattern, workers, ctl| {
-        let corpus =
-            Corpus { root: &root, files: &plan.files, segments: &plan.segments, options: &plan.options, val_ppm };
+        let corpus = Corpus {
+            root: &root,
+            files: &plan.files,
+            segments: &plan.segments,
+            options: &plan.options,
+            val_ppm,
+            supply: supply.as_ref().map(PySupply::as_supply),
+        };
         count_segments(&corpus, pattern, max_chars, workers, ctl)
     })
 }

@@ -99,6 +99,41 @@ pub struct ReadReport {
     pub bad_files: Vec<String>,
 }
 
+/// Brings files into place while a job runs: downloads, for example.
+pub trait Supply: std::fmt::Debug + Sync {
+    /// Whether the files of a segment are in place; waits for them about a tenth of a second at most.
+    ///
+    /// # Errors
+    /// What keeps the supply from being asked. That it failed is for the one who started it to know.
+    fn ready(&self, segment: u32) -> Result<bool>;
+
+    /// The segment needs its files no more; it gave so much of what the job counts (training tokens, characters).
+    ///
+    /// # Errors
+    /// As above.
+    fn done(&self, segment: u32, amount: u64) -> Result<()>;
+}
+
+/// Wait until a segment's files are in place; false as soon as `unneeded` says that nobody waits for the segment.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`], and what asking gives.
+pub fn await_files(
+    supply: Option<&dyn Supply>,
+    segment: u32,
+    ctl: &Control,
+    unneeded: &dyn Fn() -> bool,
+) -> Result<bool> {
+    let Some(supply) = supply else { return Ok(true) };
+    while !supply.ready(segment)? {
+        ctl.check()?;
+        if unneeded() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether a document belongs to validation: `xxh3_64(text, seed 0) mod 1,000,000 < val_ppm`.
 ///
 /// ```
