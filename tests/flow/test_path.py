@@ -75,6 +75,12 @@ def test_text_becomes_a_model_that_talks_and_a_page_that_tells_of_it(home: Home)
     assert len(loss) == 20
     assert loss[-1] < loss[0] - 0.3
 
+    said = json.loads(home.picollm("eval", "stories", "--json", "--device", "cpu"))
+    [last] = [line for line in lines if line["kind"] == "eval"][-1:]
+    assert said["schema"] == "picollm-eval/1"
+    assert said["bpb"]["set_hash"] == last["set_hash"]
+    assert said["bpb"]["bpb"] == pytest.approx(last["bpb"], rel=1e-6)
+
     text = home.picollm("chat", "stories", "-p", "The miller", "--seed", "1", "--max-tokens", "20")
     assert text == home.picollm("chat", "stories", "-p", "The miller", "--seed", "1", "--max-tokens", "20")
     assert text.strip()

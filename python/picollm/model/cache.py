@@ -29,7 +29,7 @@ class Cache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (rows, capacity, config.kv_heads, config.head_dim)
-        self.rows, self.capacity = rows, capacity
+        self.config, self.rows, self.capacity = config, rows, capacity
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.depth)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.depth)]
         self.ids = torch.zeros((rows, capacity), dtype=torch.int64, device=device)  # smear needs the one before
@@ -40,6 +40,18 @@ class Cache:
         assert len(lengths) == self.rows
         assert all(0 <= new <= old for new, old in zip(lengths, self.lengths, strict=True))
         self.lengths = list(lengths)
+
+    def copied(self, rows: Sequence[int], capacity: int) -> "Cache":
+        """A cache of `capacity` tokens whose row i holds what row `rows[i]` of this one holds."""
+        copy = Cache(self.config, len(rows), capacity, self.keys[0].dtype, self.ids.device)
+        index = torch.tensor(rows, device=self.ids.device)
+        filled = max(self.lengths[row] for row in rows)
+        for mine, theirs in zip(
+            (*copy.keys, *copy.values, copy.ids), (*self.keys, *self.values, self.ids), strict=True
+        ):
+            mine[:, :filled] = theirs[index, :filled]
+        copy.lengths = [self.lengths[row] for row in rows]
+        return copy
 
     def extend(self, ids: Tensor) -> "Span":
         """Make room for ids (rows, T) after each row's tokens. Raises UsageError past the capacity."""

@@ -40,6 +40,7 @@ def page(run: Run) -> str:
         comparison(run),
         replies(run),
         facts(run),
+        exams(run),
         four_layers(plan),
         budget(run, plan),
         custody(run, plan),
@@ -166,6 +167,27 @@ def facts(run: Run) -> Iterator[str]:
         yield f"| {plain(kind)}s | {seen['right']} of {seen['n']} | {other} |"
     yield ""
     yield "Exact answers, the likeliest word each time. A held-out fact that is right was worked out, not remembered."
+
+
+def exams(run: Run) -> Iterator[str]:
+    """What `picollm eval` found: evals/core.json and evals/chat.json."""
+    for name, title in (("core", "CORE"), ("chat", "Questions with one right answer")):
+        found = run.evals.get(name, {})
+        if not found.get("tasks"):
+            continue
+        part = ", on part of the questions" if found.get("partial") else ""
+        yield f"## {title}"
+        yield ""
+        yield f"**{found['score']:+.4f} ± {found['se']:.4f}**, 0 is what knowing nothing gives, 1 is all right{part}."
+        yield ""
+        yield "| task | shots | asked | right | ± | centred |"
+        yield "|---|--:|--:|--:|--:|--:|"
+        for task, one in found["tasks"].items():
+            asked = f"{one['n']:,} of {one['of']:,}" if one["n"] < one["of"] else f"{one['n']:,}"
+            yield (
+                f"| {plain(task)} | {one['shots']} | {asked} | {one['accuracy']:.1%} | {one['se']:.1%} "
+                f"| {one['centred']:+.3f} |"
+            )
 
 
 def four_layers(plan: TrainPlan | None) -> Iterator[str]:

@@ -1,0 +1,182 @@
+"""`picollm eval`: how good a model is, in numbers that others use."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from picollm.cli.options import COUNT
+from picollm.errors import MissingError
+from picollm.layout import Layout
+
+if TYPE_CHECKING:
+    from picollm.ckpt.store import Loaded
+    from picollm.evals.core import Bundle
+    from picollm.evals.exam import Result
+
+SCHEMA = "picollm-eval/1"
+LINE = "{:<34} {:>6} {:>7}  {:>8} {:>7}  {:>8}"
+
+
+@click.command("eval")
+@click.argument("model", required=False)
+@click.option("--task", "tasks", default="bpb", show_default=True, help="Comma list: bpb, core, arc-easy, mmlu, …")
+@click.option("--data", type=click.Path(path_type=Path), help="Where the tasks' files lie; bpb needs none.")
+@click.option("--max-per-task", type=COUNT, help="Ask only so many questions of each task.  [default: all]")
+@click.option("--batch-tokens", type=COUNT, default=8192, show_default=True, help="Tokens run at once.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False), help="Where MODEL is looked for.")
+def command(
+    model: str | None,
+    tasks: str,
+    data: Path | None,
+    max_per_task: int | None,
+    batch_tokens: int,
+    as_json: bool,
+    device: str,
+    runs_dir: Path | None,
+) -> None:
+    """Examine MODEL (a run; unsaid: the one that finished last): bits per byte, CORE, ARC, MMLU, GSM8K.
+
+    The result also lies in the run's evals/, where `picollm report` finds it.
+    """
+    from picollm.ckpt.store import load_model
+    from picollm.cli.models import find_model
+    from picollm.evals.suite import check_tasks
+    from picollm.runtime.device import choose
+
+    path = find_model(model, runs_dir or Layout.from_env().runs)
+    names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",")))
+    loaded = load_model(path, choose(device))
+    check_tasks(names, loaded.meta.stage == "sft")
+    sources = find_sources(names, data)
+    click.echo(f"{loaded.meta.path} · {loaded.meta.stage} · step {loaded.meta.step:,}", err=True)
+    parts: dict[str, dict[str, Any]] = {}
+    if "bpb" in names:
+        parts["bpb"] = say_bpb(loaded, as_json)
+    exam = Exam(loaded, max_per_task, batch_tokens, as_json)
+    if "core" in sources:
+        parts["core"] = exam.core(sources["core"])
+    if asked := {name: sources[name] for name in names if name in sources and name != "core"}:
+        parts["chat"] = exam.chat(asked)
+    keep(loaded.meta.path, parts)
+    if as_json:
+        click.echo(json.dumps({"schema": SCHEMA, "checkpoint": str(loaded.meta.path), **parts}, indent=2))
+
+
+def find_sources(names: tuple[str, ...], data: Path | None) -> dict[str, Any]:
+    """The bundle and files of the tasks that need any, all found before the first question. Raises MissingError."""
+    from picollm.evals.chats import CHAT_TASKS
+    from picollm.evals.core import Bundle
+    from picollm.evals.suite import find_file
+
+    if data is None and names != ("bpb",):
+        raise MissingError(
+            f"no files for {', '.join(name for name in names if name != 'bpb')}",
+            hint="--data FOLDER with the CORE bundle (eval_bundle.zip), ARC-Easy-test.jsonl.gz, mmlu/test.jsonl.gz, …",
+        )
+    sources: dict[str, Any] = {}
+    for name in names:
+        if data is not None and name == "core":
+            within = [data, *sorted(folder.parent for folder in data.glob("*/core.yaml"))]
+            sources[name] = Bundle(next((root for root in within if (root / "core.yaml").exists()), data))
+        elif data is not None and name in CHAT_TASKS:
+            sources[name] = find_file(data, CHAT_TASKS[name])
+    return sources
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to; a checkpoint that was copied away is its own."""
+    run = checkpoint.parent.parent
+    return run if (run / "plan.json").is_file() else checkpoint
+
+
+def say_bpb(loaded: "Loaded", quiet: bool) -> dict[str, Any]:
+    """Bits per byte on the run's own validation rows."""
+    import torch
+
+    from picollm.evals.bpb import bits_per_byte
+    from picollm.runtime.dist import World
+    from picollm.train.opening import read_plan
+    from picollm.train.validate import rows_of, validation_stream
+
+    run = run_of(loaded.meta.path)
+    plan = read_plan(run)
+    if plan is None or plan.data is None:
+        raise MissingError(f"{run}: no plan.json that names its shards", hint="--task core, which needs none")
+    lengths = torch.tensor(loaded.tokenizer.byte_lengths())
+    _, steps = rows_of(plan)
+    with World.open(str(loaded.model.embed.weight.device.type)) as world, validation_stream(plan, world) as stream:
+        found = bits_per_byte(loaded.model, stream, lengths, world, steps)
+    if not quiet:
+        size = f"{found.tokens:,} tokens, {found.bytes:,} bytes"
+        click.echo(f"{found.bpb:.4f} bits per byte over {size} of {plan.data.name} (rows {found.set_hash})")
+    return found.to_json()
+
+
+class Exam:
+    """Questions put to one model, each task's line printed when it is done."""
+
+    def __init__(self, loaded: "Loaded", most: int | None, batch_tokens: int, quiet: bool) -> None:
+        self.loaded = loaded
+        self.most = most
+        self.batch_tokens = batch_tokens
+        self.quiet = quiet
+        self.headed = False
+
+    def core(self, bundle: "Bundle") -> dict[str, Any]:
+        from picollm.evals.suite import core_results
+
+        results = []
+        for result in core_results(self.loaded.model, self.loaded.tokenizer, bundle, self.most, self.batch_tokens):
+            self.line(result)
+            results.append(result)
+        return self.sum_up("CORE", results)
+
+    def chat(self, files: dict[str, Path]) -> dict[str, Any]:
+        from picollm.evals.chats import CHAT_TASKS
+        from picollm.evals.suite import chat_result
+
+        results = []
+        for name, path in files.items():
+            task = CHAT_TASKS[name]
+            found = chat_result(self.loaded.model, self.loaded.tokenizer, task, path, self.most, self.batch_tokens)
+            self.line(found)
+            results.append(found)
+        return self.sum_up("mean of these", results)
+
+    def line(self, result: "Result") -> None:
+        if self.quiet:
+            return
+        if not self.headed:
+            click.echo(LINE.format("task", "asked", "of", "accuracy", "± se", "centred"))
+            self.headed = True
+        accuracy, error = f"{result.accuracy:.1%}", f"{result.error:.1%}"
+        click.echo(LINE.format(result.task, result.asked, result.whole, accuracy, error, f"{result.centred:+.4f}"))
+
+    def sum_up(self, name: str, results: "list[Result]") -> dict[str, Any]:
+        from picollm.evals.exam import mean_centred
+
+        mean, error = mean_centred(results)
+        part = sum(result.asked for result in results) < sum(result.whole for result in results)
+        if not self.quiet:
+            note = ", on part of the questions" if part else ""
+            click.echo(f"{name} {mean:+.4f} ± {error:.4f}{note}")
+        return {
+            "score": mean,
+            "se": error,
+            "partial": part,
+            "tasks": {result.task: result.to_json() for result in results},
+        }
+
+
+def keep(checkpoint: Path, parts: dict[str, dict[str, Any]]) -> None:
+    """Leave each part in the run's evals/, durably; an older file of the same name is replaced."""
+    from picollm.runtime import durable
+
+    folder = run_of(checkpoint) / "evals"
+    folder.mkdir(exist_ok=True)
+    for name, part in parts.items():
+        durable.write_json(folder / f"{name}.json", {"v": 1, "checkpoint": checkpoint.name, **part})
