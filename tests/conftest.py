@@ -2,12 +2,32 @@
 
 import os
 import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from tests.hub import Hub, running
 
 from picollm.layout import Layout
+
+# No test touches a network: the Hub's library reads these when it is imported, and nothing answers at port 9.
+os.environ.update(
+    HF_ENDPOINT="http://127.0.0.1:9",
+    HF_HOME=tempfile.mkdtemp(prefix="picollm-hf-"),
+    HF_HUB_DISABLE_IMPLICIT_TOKEN="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_UPDATE_CHECK="1",
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DOWNLOAD_TIMEOUT="2",
+    HF_HUB_ETAG_TIMEOUT="2",
+    NO_PROXY="127.0.0.1",
+)
+for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
+    os.environ.pop(variable, None)
+
 
 # No test asserts a time: a busy machine is not a failure.
 hypothesis.settings.register_profile("steady", deadline=None)
@@ -26,6 +46,14 @@ def shared() -> Path:
             pytest.fail(why)
         pytest.skip(why)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub of this test's own; HF_ENDPOINT says so."""
+    with running() as found:
+        monkeypatch.setenv("HF_ENDPOINT", found.url)
+        yield found
 
 
 @pytest.fixture(scope="session", autouse=True)

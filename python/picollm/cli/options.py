@@ -7,6 +7,10 @@ import click
 COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 BYTE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+# Options that say which corpus is meant and how its documents are taken out.
+OF_THE_CORPUS = (
+    "dataset_config", "dataset_split", "revision", "text_column", "doc_sep", "bad_utf8", "on_bad_file",
+)  # fmt: skip
 NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)")
 
 

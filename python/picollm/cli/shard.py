@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+from picollm.cli.corpora import GIB, hub_name, known_from, on_the_hub, open_corpus, say_fetch
 from picollm.cli.live import LiveLine
-from picollm.cli.options import COUNT, COUNT_OR_ALL
+from picollm.cli.options import BYTES, COUNT, COUNT_OR_ALL, OF_THE_CORPUS
 from picollm.cli.places import find_shards, find_tokenizer
-from picollm.corpus.source import Source, open_source
+from picollm.corpus.source import Source
+from picollm.corpus.supply import MAX_DISK, Staging
 from picollm.errors import CheckError, MissingError, StoppedError, UsageError
 from picollm.layout import Layout
 from picollm.plan.render import short
@@ -23,6 +25,7 @@ from picollm.runtime.pace import duration
 from picollm.shards import inspect
 from picollm.shards.build import Progress, build
 from picollm.shards.manifest import ShardSet
+from picollm.shards.plan import PLAN
 
 KEPT = "finished segments are kept: run the same command again to go on, or with a smaller --tokens to end here"
 
@@ -49,6 +52,7 @@ def command() -> None:
 @click.option("--dataset-name", "--dataset", help="the same as SOURCE")
 @click.option("--dataset-config", help="configuration of a Hub data set")
 @click.option("--dataset-split", help="split of a Hub data set")
+@click.option("--revision", help="branch, tag or commit of a Hub data set; unsaid: main, as it is at the first run")
 @click.option("--tokenizer", help="name or folder; unsaid: the most recently made one")
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="folder of the set; unsaid: shards/NAME")
 @click.option("--tokens", type=COUNT_OR_ALL, help="stop at the segment that reaches this many training tokens (all)")
@@ -56,22 +60,22 @@ def command() -> None:
 @click.option("--doc-sep", help="literal between the documents of a text file; unsaid: a file is a document")
 @click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True)
 @click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True)
-@click.option("--val-ppm", type=int, help="documents per million held out (local files 10,000; stdlib 50,000)")
+@click.option(
+    "--val-ppm", type=int, help="documents per million held out (local files 10,000; Hub 2,000; stdlib 50,000)"
+)
 @click.option("--shard-tokens", type=COUNT, help="tokens per file (a 32nd of the source, within 4M and 100M)")
 @click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="uint32 only for more than 65,536 ids")
 @click.option("--workers", type=click.IntRange(min=1), help="segments at a time (the cores there are)")
+@click.option("--max-disk", type=BYTES, default=MAX_DISK, show_default="8G", help="downloaded and not yet encoded")
+@click.option("--dry-run", is_flag=True, help="say what would be done, and stop")
 def build_command(
     source: str | None,
     dataset_name: str | None,
-    dataset_config: str | None,
-    dataset_split: str | None,
     tokenizer: str | None,
     out: Path | None,
     tokens: int | None,
-    text_column: str | None,
-    doc_sep: str | None,
-    bad_utf8: Literal["error", "skip", "replace"],
-    on_bad_file: Literal["error", "skip"],
+    max_disk: int,
+    dry_run: bool,
     **options: Any,
 ) -> None:
     """Tokenize SOURCE: an alias (stdlib, fineweb-edu, …), a path or pattern, or owner/name on the Hub."""
@@ -79,21 +83,20 @@ def build_command(
     layout = Layout.from_env()
     chosen = find_tokenizer(tokenizer, layout)
     click.echo(f"tokenizer {chosen.parent} ({hashlib.sha256(chosen.read_bytes()).hexdigest()[:12]})", err=True)
-    corpus = open_source(
-        spec,
-        text_column=text_column,
-        bad_utf8=bad_utf8,
-        on_bad_file=on_bad_file,
-        doc_sep=doc_sep,
-        dataset_config=dataset_config,
-        dataset_split=dataset_split,
-    )
+    if out is None and on_the_hub(spec):
+        out = layout.shards / hub_name(spec)
+    known = known_from(out / PLAN, "source", "options") if out else None
+    corpus = open_corpus(spec, known, **{name: options.pop(name) for name in OF_THE_CORPUS})
     for warning in corpus.warnings:
         click.echo(f"warning: {warning}", err=True)
     out = out or layout.shards / corpus.name
     say_start(corpus, out, tokens)
+    say_fetch(corpus, spec, kept(corpus, tokens, options["dtype"]), out, tokens, max_disk)
+    if dry_run:
+        return
+    staging = Staging(max_disk, caches=(corpus.root,) if corpus.remote else ())
     with stop_politely(), live_progress() as progress:
-        shards = build(corpus, chosen, out, tokens=tokens, progress=progress, **options)
+        shards = build(corpus, chosen, out, tokens=tokens, staging=staging, progress=progress, **options)
     say_end(shards, tokens)
 
 
@@ -114,6 +117,12 @@ def say_start(source: Source, out: Path, tokens: int | None) -> None:
         f" ({wanted} wanted) → {out}",
         err=True,
     )
+
+
+def kept(source: Source, tokens: int | None, dtype: str | None) -> str:
+    """The bytes that will stay: two a token, four as uint32."""
+    held = source.estimated_tokens() if tokens is None else min(tokens, source.estimated_tokens())
+    return f"about {held * (4 if dtype == 'uint32' else 2) / 1e9:,.2f} GB"
 
 
 def say_end(shards: ShardSet, tokens: int | None) -> None:
@@ -140,11 +149,18 @@ def live_progress() -> Iterator[Progress]:
 
 
 def progress_text(counters: Mapping[str, int], seconds: float) -> str:
-    """`seg 31/112 · 3.1 B tok · 41.2 M tok/s · 120 MB/s · ETA 3m10s`."""
+    """`seg 31/112 · 3.1 B tok · 41.2 M tok/s · 120 MB/s · net 112 MB/s · staging 5.9/8.0 GiB · ETA 3m10s`."""
     done, total = counters["done"], counters["total"]
     rate, text = (counters[name] / max(seconds, 1e-3) for name in ("tokens", "bytes"))
     eta = f" · ETA {duration(seconds / done * (total - done))}" if 0 < done < total else ""
-    return f"seg {done}/{total} · {short(counters['tokens'])} tok · {short(rate)} tok/s · {text / 1e6:.1f} MB/s{eta}"
+    net = ""
+    if "fetched" in counters:
+        staged, budget = counters["staged"] / GIB, counters["budget"] / GIB
+        net = (
+            f" · net {counters['fetched'] / 1e6 / max(seconds, 1e-3):.1f} MB/s · staging {staged:.1f}/{budget:.1f} GiB"
+        )
+    speed = f"{short(rate)} tok/s · {text / 1e6:.1f} MB/s"
+    return f"seg {done}/{total} · {short(counters['tokens'])} tok · {speed}{net}{eta}"
 
 
 @contextlib.contextmanager

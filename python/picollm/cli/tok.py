@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from picollm.cli.live import LiveLine
-from picollm.cli.options import COUNT
+from picollm.cli.options import COUNT, OF_THE_CORPUS
 from picollm.cli.places import find_tokenizer
 from picollm.errors import CheckError, UsageError
 from picollm.layout import Layout
@@ -39,6 +39,9 @@ def command() -> None:
 @click.option(
     "--max-chars", type=COUNT, default=DEFAULT_MAX_CHARS, show_default="2e9", help="Stop reading after these."
 )
+@click.option("--dataset-config", help="Configuration of a Hub data set.")
+@click.option("--dataset-split", help="Split of a Hub data set.")
+@click.option("--revision", help="Branch, tag or commit of a Hub data set.")
 @click.option("--text-column", help="Column or key that holds the text.")
 @click.option("--doc-sep", help="What separates documents inside text files.")
 @click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True)
@@ -48,21 +51,31 @@ def command() -> None:
 def train(
     source: str | None, dataset_name: str | None, vocab_size: int, out: Path | None, workers: int | None, **options: Any
 ) -> None:
-    """Learn a byte-level BPE vocabulary from SOURCE: an alias (stdlib), a file, a folder, a pattern."""
+    """Learn a byte-level BPE vocabulary from SOURCE: an alias (stdlib, fineweb-edu), a path or pattern, or owner/name.
+
+    Files of the Hub are fetched whole, in order, until --max-chars are read; they stay in the cache folder, where
+    `picollm shard` finds them.
+    """
     if source and dataset_name and source != dataset_name:
         raise UsageError(f"two sources: {source} and --dataset-name {dataset_name}", hint="give one of them")
-    from picollm.corpus.source import open_source
-    from picollm.tok.train import check_vocab_size, request_of, train_tokenizer
+    from picollm.cli.corpora import hub_name, known_from, on_the_hub, open_corpus, say_fetch
+    from picollm.tok.tokenizer import MANIFEST
+    from picollm.tok.train import CHARS_PER_TOKEN, check_vocab_size, request_of, train_tokenizer
 
     check_vocab_size(vocab_size)
-    reading = {name: options.pop(name) for name in ("text_column", "doc_sep", "bad_utf8", "on_bad_file")}
-    corpus = open_source(source or dataset_name or DEFAULT_SOURCE, **reading)
+    spec = source or dataset_name or DEFAULT_SOURCE
+    tokenizers = Layout.from_env().tokenizers
+    if out is None and on_the_hub(spec):
+        out = tokenizers / f"{hub_name(spec)}-{vocab_size}"
+    known = known_from(out / MANIFEST, "corpus", "read") if out else None
+    corpus = open_corpus(spec, known, **{name: options.pop(name) for name in OF_THE_CORPUS})
     for warning in corpus.warnings:
         click.echo(f"warning: {warning}", err=True)
-    folder = out or Layout.from_env().tokenizers / f"{corpus.name}-{vocab_size}"
+    folder = out or tokenizers / f"{corpus.name}-{vocab_size}"
     corpus = corpus.hashed(workers or os.cpu_count() or 1)
     if already_there(folder, request_of(corpus, vocab_size, **options)):
         return
+    say_fetch(corpus, spec, "them", corpus.root, int(options["max_chars"] / CHARS_PER_TOKEN), None)
     line = LiveLine()
     try:
         made = train_tokenizer(corpus, vocab_size, workers=workers, progress=progress_line(line, vocab_size), **options)

@@ -18,6 +18,7 @@ class Entry:
     val_ppm: int = 2_000
     licence: str = "see the repository"
     note: str = ""
+    less: str = ""  # what to run for a small and fair sample, and what it fetches
     kind: Literal["text", "chat"] = "text"
 
 
@@ -37,6 +38,7 @@ ENTRIES = (
         bytes_per_token=2.85,  # 28.5 GB of sample-10BT over 10 B tokens
         licence="ODC-By 1.0",
         note="14 files in crawl order, about 28.5 GB, 9,672,101 documents",
+        less="picollm shard fineweb-edu-shuffled --tokens 100M fetches about 0.2 GB, shuffled as a whole",
     ),
     Entry(
         "fineweb",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from picollm import _rustbpe
 from picollm.corpus import local, stdlib
-from picollm.corpus.catalog import ALIASES, CATALOG, STDLIB, Entry
+from picollm.corpus.catalog import ALIASES, STDLIB
 from picollm.corpus.supply import Need, Remote, Supply, Wanted
 from picollm.errors import MissingError, SourceChangedError, UsageError
 
@@ -198,13 +198,12 @@ def open_source(
     dataset_config: str | None = None,
     dataset_split: str | None = None,
 ) -> Source:
-    """The corpus that `spec` means: an alias, else an existing path or pattern, else `owner/name` on the Hub.
+    """The corpus on this machine that `spec` means: `stdlib`, else an existing path or pattern. What is on the Hub is
+    opened by `picollm.corpus.hub`.
 
     Reads the head of one file to settle the text column. Raises MissingError, UsageError (TextColumnError) and
     SourceError.
     """
-    if spec in CATALOG:
-        raise not_here(CATALOG[spec], spec)
     if spec != STDLIB and not local.exists(spec):
         raise not_found(spec)
     for option, said in (("--dataset-config", dataset_config), ("--dataset-split", dataset_split)):
@@ -257,15 +256,5 @@ def name_of(spec: str, root: Path) -> str:
     return name or "corpus"
 
 
-def not_here(entry: Entry, spec: str) -> Exception:
-    if entry.kind == "chat":
-        return UsageError(f"{spec} holds conversations, not documents", hint=f"picollm sft --dataset-name {spec}")
-    return MissingError(f"{spec} ({entry.repo}) is on the Hub, which this version cannot fetch from", hint=OFFLINE)
-
-
 def not_found(spec: str) -> Exception:
-    if match := HUB_ID.fullmatch(spec):
-        return MissingError(
-            f"{spec}: no such path here; {match[1]} on the Hub cannot be fetched by this version", hint=OFFLINE
-        )
     return MissingError(f"{spec}: no such path; the aliases are {', '.join(ALIASES)}", hint=OFFLINE)

@@ -59,10 +59,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much is wanted (tokens, characters; None: everything) and how much of it is there before the first need."""
+    """How much is wanted (tokens, characters; None: everything), and what segments gave that need no file any more."""
 
     amount: int | None = None
-    there: int = 0
+    there: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Supply:
         self.stopping = threading.Event()
         self.failure: BaseException | None = None
         self.position = {need.segment: at for at, need in enumerate(self.needs)}
-        self.left = [False] * len(self.needs)  # needs that are done
+        self.gave: list[int | None] = [None] * len(self.needs)  # None: not done
         self.users: dict[str, int] = {}
         for need in self.needs:
             for file in need.files:
@@ -110,7 +110,6 @@ class Supply:
         self.coming: set[str] = set()
         self.held = 0  # bytes reserved
         self.moved = 0  # bytes that came over the network
-        self.given, self.foreseen = 0, 0  # amount and estimates of the needs that are done
         self.linked: set[str] = set()  # files of another folder, free of charge
 
     def __enter__(self) -> Self:
@@ -144,9 +143,7 @@ class Supply:
         at = self.position[segment]
         need = self.needs[at]
         with self.changed:
-            self.left[at] = True
-            self.given += amount
-            self.foreseen += need.estimate
+            self.gave[at] = amount
             for file in need.files:
                 self.users[file.path] -= 1
                 if not self.users[file.path]:
@@ -194,30 +191,30 @@ class Supply:
 
     def _first_absent(self) -> FileFacts | None:
         for at, need in enumerate(self.needs):
-            if not self.left[at]:
+            if self.gave[at] is None:
                 for file in need.files:
                     if file.path not in self.here and file.path not in self.coming:
                         return file
         return None
 
     def _turn(self, file: FileFacts) -> bool:
-        """Whether the file should come now: all before it is done, or what stands before it will not suffice."""
-        before = 0
-        for at, need in enumerate(self.needs):
-            if self.left[at]:
-                continue
-            if file in need.files:
-                break
-            before += need.estimate
-        if before == 0 or self.wanted.amount is None:
+        """Whether the file should come now: what stands before it will not suffice, by what is known so far."""
+        if self.wanted.amount is None:
             return True
-        expected = before * self.given // self.foreseen if self.foreseen else before
-        return self.wanted.there + self.given + expected < self.wanted.amount
+        done = [at for at, gave in enumerate(self.gave) if gave is not None]
+        foreseen = sum(self.needs[at].estimate for at in done)
+        given = sum(self.gave[at] or 0 for at in done)
+        first = next(at for at, need in enumerate(self.needs) if self.gave[at] is None and file in need.files)
+        before = sum(amount for segment, amount in self.wanted.there.items() if segment < self.needs[first].segment)
+        for need, gave in zip(self.needs[:first], self.gave, strict=False):
+            likely = need.estimate * given // foreseen if foreseen else need.estimate
+            before += likely if gave is None else gave
+        return before < self.wanted.amount
 
     def _busy(self) -> bool:
         """Whether room will be made without another file: one is coming, or a reader has all it needs."""
         return bool(self.coming) or any(
-            not self.left[at] and all(file.path in self.here for file in need.files)
+            self.gave[at] is None and all(file.path in self.here for file in need.files)
             for at, need in enumerate(self.needs)
         )
 
@@ -298,6 +295,12 @@ def own_folder(staging: Path) -> Path:
             else:
                 left.rename(own)
     return own
+
+
+def clear(staging: Path) -> None:
+    """Remove what this process and those that are gone left below `staging`: nothing of it is needed any more."""
+    for left in (staging / owner(), *abandoned(staging)):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def progress_with(

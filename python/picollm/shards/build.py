@@ -14,7 +14,7 @@ from typing import Any
 
 from picollm import _rustbpe
 from picollm.corpus.source import Source, sha256_files
-from picollm.corpus.supply import DEFAULT_STAGING, Staging, Wanted, own_folder, progress_with
+from picollm.corpus.supply import DEFAULT_STAGING, Staging, Wanted, clear, own_folder, progress_with
 from picollm.errors import (
     DatasetIncompleteError,
     DiskFullError,
@@ -97,6 +97,7 @@ def build(
             check_disk(plan, source, done, tokens, out, staging)
             run(plan, source, data, done, out, tokens=tokens, workers=workers, staging=staging, progress=progress)
         finalize(plan, out, data, tokens)
+        clear(staging.folder or out / WORK / STAGING)
     return ShardSet.open(out)
 
 
@@ -116,7 +117,7 @@ def run(
     there = {index: commit.train_tokens for index, commit in done.items()}
     todo = [segment for segment in plan.segments if segment.index not in done]
     folder = source.root if source.remote is None else own_folder(staging.folder or out / WORK / STAGING)
-    wanted = Wanted(tokens, sum(there.values()))
+    wanted = Wanted(tokens, there)
     supply = source.supply(todo, folder, wanted, budget=staging.max_disk, others=staging.caches)
     with supply or contextlib.nullcontext():
         _rustbpe.shard_segments(

@@ -11,8 +11,6 @@ from picollm.corpus.catalog import CATALOG
 from picollm.corpus.source import SourceFile, cut, estimated_tokens, open_source
 from picollm.errors import MissingError, TextColumnError, UsageError
 
-OFFLINE = "picollm tok train --vocab-size 65536 --dataset-name stdlib"
-
 
 def lines(path: Path, text: str = '{"text": "a"}\n') -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,22 +18,9 @@ def lines(path: Path, text: str = '{"text": "a"}\n') -> Path:
     return path
 
 
-@pytest.mark.parametrize("spec", ["fineweb-edu", "HuggingFaceFW/fineweb-edu", "hf://owner/name", "tinystories"])
-def test_what_is_on_the_hub_names_the_line_that_works_offline(spec: str) -> None:
-    with pytest.raises(MissingError) as caught:
-        open_source(spec)
-    assert (caught.value.exit_code, caught.value.hint) == (4, OFFLINE)
-
-
 def test_a_misspelt_name_lists_the_aliases() -> None:
     with pytest.raises(MissingError, match="stdlib, fineweb-edu"):
         open_source("fineweb-edo")
-
-
-def test_conversations_are_for_sft() -> None:
-    with pytest.raises(UsageError) as caught:
-        open_source("everyday-conversations")
-    assert "picollm sft" in (caught.value.hint or "")
 
 
 def test_an_alias_comes_before_a_path_and_a_dot_makes_it_a_path(
