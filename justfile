@@ -19,8 +19,10 @@ build:
 # Rust unit, crate and doc tests; Python tests; no GPU, no network
 test: test-rust test-python
 
+# the second walks every order of the loader's threads, with loom
 test-rust:
     cargo test --locked --quiet
+    cargo test --locked --quiet -p rustbpe-model
 
 # a file's tests run in one process; one thread each, so that two workers fill two cores
 test-python *ARGS:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-# Called about five times a second with the counters done, total, bytes, documents and tokens; may raise to stop.
+# Called about five times a second with the counters done, total, bytes, documents, tokens, encode_ns and write_ns; may
+# raise to stop.
 Progress = Callable[[Mapping[str, int]], object] | None
 
 class Supply(Protocol):
@@ -84,16 +85,21 @@ class Loader:
     tokens: int
     vocab_size: int
     bos: int
-    fingerprint: str
+    token_bytes: int  # of a stored token, the widest of the data sets
+    bounds: int  # places for document boundaries in a slot
+    shares: list[float]
+    fingerprints: list[str]
 
     def __new__(
         cls,
-        directory: str | os.PathLike[str],
+        directories: Sequence[str | os.PathLike[str]],
         *,
+        weights: list[int],
         split: str,
-        fingerprint: str | None,
+        fingerprints: list[str | None],
         tokenizer: str | None,
         io: str,
+        verify: str,
         limit: int | None,
         seed: int,
         seq_len: int,
@@ -105,12 +111,16 @@ class Loader:
         rows_per_step: int,
         rank: int,
         world_size: int,
+        out: str,
+        bounds: bool,
+        mask_boundaries: bool,
         epochs: int | None,
         threads: int,
     ) -> Loader: ...
-    def start(self, slots: list[tuple[int, int]], owner: object) -> None:
-        """Start the threads. `slots`: addresses of (inputs int32, targets int64), B·T elements each, that `owner`
-        keeps alive and nobody touches but while the slot is lent."""
+    def start(self, slots: Sequence[Sequence[int]], owner: object) -> None:
+        """Start the threads. `slots`: three addresses each, of inputs int32 and targets int64 (B, T), or of tokens
+        (B, T + 1) as stored and fill int32 (B); then of `bounds` int32 places, or 0. `owner` keeps that memory alive
+        and nobody touches it but while the slot is lent."""
 
     def next(self) -> int | None:
         """The slot of the next batch, lent until `release`; None past the last epoch."""
@@ -119,9 +129,9 @@ class Loader:
         """Give back all lent slots."""
 
     def state(self) -> str:
-        """JSON of what was handed out, at most 400 bytes."""
+        """JSON of what was handed out, at most 400 bytes for a single data set."""
 
-    def load(self, state: str) -> None:
+    def load(self, state: str, reweigh: bool) -> None:
         """Stop, and stand where `state` was taken. Raises LoaderStateError."""
 
     def close(self) -> None:

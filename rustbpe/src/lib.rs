@@ -19,6 +19,7 @@ pub mod sharder;
 pub mod source;
 mod spans;
 pub mod split;
+mod sync;
 pub mod train;
 pub mod vocab;
 

@@ -5,7 +5,9 @@
 //! alone: neither threads nor slots nor ranks enter it.
 
 mod dataset;
+mod mix;
 mod rows;
+mod slot;
 mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,31 +16,42 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use dataset::{Dataset, Request};
+pub use dataset::{Dataset, Request, Verify};
+pub use mix::BLOCK_ROWS;
 pub use rows::{Recipe, Shape, Shuffle};
+pub use slot::{Form, Out, Slot};
 pub use state::{Cursor, State};
 
-use crate::ring::{Next, Ring, Slot, View, panic_message};
+use crate::pack::Packing;
+use crate::ring::{Next, Ring, panic_message};
 use crate::shard::format::Dtype;
-use crate::{Error, Result};
-use rows::{Dealer, Job, Planner, Progress, Window};
+use crate::{Control, Error, Result};
+use mix::Mix;
+use rows::{Dealer, Job, Planner, Progress, Window, Windows};
+use slot::{Ids, RowWriter};
 
 /// Windows planned ahead of the one in use.
 const WINDOWS_AHEAD: usize = 2;
-/// The target of a place that teaches nothing.
-const IGNORE: i64 = -100;
 /// Longest row, so that its tokens are counted in 31 bits.
 const LONGEST_ROW: u32 = 1 << 30;
 
 /// Everything a loader is opened with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The data set.
-    pub request: Request,
+    /// The data sets.
+    pub requests: Vec<Request>,
+    /// By data set: its share of the rows, in any unit.
+    pub weights: Vec<u64>,
     /// The order of rows.
     pub recipe: Recipe,
     /// This rank's share.
     pub shape: Shape,
+    /// What a batch is made of.
+    pub out: Out,
+    /// Whether document boundaries are handed out.
+    pub bounds: bool,
+    /// Whether the step from a document to the next is no target.
+    pub mask_boundaries: bool,
     /// Stop after this many epochs; `None` goes on for ever.
     pub epochs: Option<u64>,
     /// Reader threads.
@@ -48,43 +61,95 @@ pub struct Options {
 /// A stream of batches for one rank.
 #[derive(Debug)]
 pub struct Loader {
-    dataset: Arc<Dataset>,
+    sources: Vec<Arc<Dataset>>,
+    mix: Mix,
     options: Options,
     at: Progress,
-    // Field order is drop order: readers let go of the windows before the planner is joined.
-    ring: Option<Ring<Progress>>,
-    planner: Option<JoinHandle<()>>,
+    // Field order is drop order: readers let go of the windows before the planners are joined.
+    ring: Option<Ring<Slot, Progress>>,
+    planners: Vec<JoinHandle<()>>,
     opener: u32,
 }
 
-impl Loader {
-    /// Open the data set and stand at its first row. No thread runs yet.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for options that cannot be; else as [`Dataset::open`].
-    pub fn open(options: Options) -> Result<Self> {
-        let Options { recipe, shape, .. } = &options;
+impl Options {
+    fn check(&self) -> Result<()> {
+        let Options { requests, weights, recipe, shape, .. } = self;
         let limits = [
             ("seq_len", u64::from(recipe.seq_len), u64::from(LONGEST_ROW)),
             ("window", recipe.window, 1 << 31),
             ("max_docs", u64::from(recipe.max_documents), 1 << 31),
             ("batch_size", shape.batch_size, 1 << 31),
+            ("tokens of a batch", shape.batch_size.saturating_mul(recipe.seq_len.into()), (1 << 31) - 1),
             ("rows_per_step", shape.rows_per_step, 1 << 40),
             ("world_size", shape.world_size, 1 << 24),
             ("rank + 1", shape.rank + 1, shape.world_size),
-            ("threads", options.threads as u64, 1024),
+            ("threads", self.threads as u64, 1024),
+            ("data sets", requests.len() as u64, 1024),
         ];
         if let Some((name, value, most)) = limits.into_iter().find(|&(_, value, most)| value == 0 || value > most) {
             return Err(Error::Invalid { what: format!("{name} is {value}; it must be within 1 … {most}") });
         }
-        let dataset = Arc::new(Dataset::open(&options.request)?);
-        let opener = std::process::id();
-        Ok(Loader { dataset, options, at: Progress::default(), ring: None, planner: None, opener })
+        let what = match (weights.len() == requests.len(), requests.len() > 1 && self.epochs.is_some()) {
+            (true, false) => return Ok(()),
+            (false, _) => format!("{} weights for {} data sets", weights.len(), requests.len()),
+            (true, true) => "a mixture has no end: its sources end at different rows; leave epochs unsaid".into(),
+        };
+        Err(Error::Invalid { what })
+    }
+}
+
+impl Loader {
+    /// Open the data sets and stand at the first row. No thread runs yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for options that cannot be; [`Error::Tokenizer`] where two data sets were made with two
+    /// tokenizers; else as [`Dataset::open`].
+    pub fn open(mut options: Options, ctl: &Control) -> Result<Self> {
+        options.check()?;
+        let sources: Vec<_> =
+            options.requests.iter().map(|request| Ok(Arc::new(Dataset::open(request, ctl)?))).collect::<Result<_>>()?;
+        for (source, request) in sources.iter().zip(&options.requests) {
+            if source.tokenizer != sources[0].tokenizer {
+                let (path, found) = (request.directory.clone(), source.tokenizer.clone());
+                return Err(Error::Tokenizer { path, found, wanted: sources[0].tokenizer.clone() });
+            }
+        }
+        let unit = options.weights.iter().fold(0, |unit, &weight| greatest_divisor(unit, weight)).max(1);
+        options.weights.iter_mut().for_each(|weight| *weight /= unit);
+        let fingerprints: Vec<_> = sources.iter().map(|source| source.fingerprint).collect();
+        let mix = Mix::new(&options.weights, &fingerprints, options.recipe.seed)?;
+        let at = Progress::start(sources.len());
+        Ok(Loader { sources, mix, options, at, ring: None, planners: vec![], opener: std::process::id() })
     }
 
-    /// The data set it reads.
-    pub fn dataset(&self) -> &Dataset {
-        &self.dataset
+    /// The data sets it reads.
+    pub fn sources(&self) -> &[Arc<Dataset>] {
+        &self.sources
+    }
+
+    /// By data set: its rows of every [`BLOCK_ROWS`].
+    pub fn shares(&self) -> &[u64] {
+        self.mix.shares()
+    }
+
+    /// What every slot must look like.
+    pub fn form(&self) -> Form {
+        let Options { recipe, shape, out, bounds, mask_boundaries, .. } = &self.options;
+        let (rows, seq_len) = (shape.batch_size as usize, recipe.seq_len as usize);
+        let most = match recipe.packing {
+            Packing::BestFit => seq_len.min(recipe.max_documents as usize + 1), // and what is left of the row
+            Packing::Concat => seq_len,
+        };
+        let wide = self.sources.iter().any(|source| source.dtype == Dtype::U32);
+        Form {
+            out: *out,
+            dtype: if wide { Dtype::U32 } else { Dtype::U16 },
+            rows,
+            seq_len,
+            mask_boundaries: *mask_boundaries,
+            bounds: if *bounds { rows * most + 1 } else { 0 },
+            bos: self.sources[0].bos,
+        }
     }
 
     /// Batches of a step.
@@ -97,27 +162,29 @@ impl Loader {
         self.ring.is_some()
     }
 
-    /// Start the threads on slots of B·T elements each, at the row where the loader stands.
+    /// Start the threads on slots of [`Loader::form`], at the row where the loader stands.
     ///
     /// # Errors
     /// [`Error::Invalid`] without slots; [`Error::Io`] where no thread can start; [`Error::Forked`].
     pub fn start(&mut self, slots: Vec<Slot>) -> Result<()> {
         self.close()?;
-        let mut planner = Planner::new(self.dataset.clone(), self.options.recipe);
-        let (windows_per_epoch, at, epochs) = (planner.windows(), self.at, self.options.epochs);
-        let (send, receive) = sync_channel(WINDOWS_AHEAD - 1); // one more waits in the planner's hands
-        let run = move || plan_ahead(&mut planner, at.cursor, epochs, &send);
-        let thread = std::thread::Builder::new().name("picollm-plan".into()).spawn(run);
-        self.planner = Some(thread.map_err(|error| Error::io("the planner thread", error))?);
-        let mut dealer = Dealer::new(receive, windows_per_epoch, self.options.shape, at);
-        let (dataset, seq_len) = (self.dataset.clone(), self.options.recipe.seq_len as usize);
-        self.ring = Some(Ring::start(
-            slots,
-            self.options.threads,
-            move || dealer.deal(),
-            move |job: Job, view: &mut View<'_>| fill(&dataset, seq_len, &job, view),
-        )?);
+        let mut windows = Vec::with_capacity(self.sources.len());
+        for (source, &from) in self.at.cursors.iter().enumerate() {
+            let mut planner = self.planner(source);
+            let (per_epoch, epochs) = (planner.windows(), self.options.epochs);
+            let (send, receive) = sync_channel(WINDOWS_AHEAD - 1); // one more waits in the planner's hands
+            let run = move || plan_ahead(&mut planner, from, epochs, &send);
+            let thread = std::thread::Builder::new().name("picollm-plan".into()).spawn(run);
+            self.planners.push(thread.map_err(|error| Error::io("the planner thread", error))?);
+            windows.push(Windows::new(receive, per_epoch));
+        }
+        let mut dealer = Dealer::new(windows, self.mix.clone(), self.options.shape, self.at.clone());
+        self.ring = Some(Ring::start(slots, self.options.threads, move || dealer.deal(), fill)?);
         Ok(())
+    }
+
+    fn planner(&self, source: usize) -> Planner {
+        Planner::new(self.sources[source].clone(), self.options.recipe, source as u32)
     }
 
     /// The slot of the next batch, lent until [`Loader::release`].
@@ -153,50 +220,53 @@ impl Loader {
 
     /// What was handed out so far: not what was read ahead.
     pub fn state(&self) -> State {
-        let Options { request, recipe, .. } = &self.options;
+        let Options { requests, weights, recipe, .. } = &self.options;
         State {
             v: State::VERSION,
-            fingerprints: vec![dataset::hex(&self.dataset.fingerprint)],
-            split: request.split.clone(),
-            limit: request.limit,
+            fingerprints: self.sources.iter().map(|source| dataset::hex(&source.fingerprint)).collect(),
+            split: requests[0].split.clone(),
+            limit: requests[0].limit,
             seed: recipe.seed,
             seq_len: recipe.seq_len,
             window: recipe.window,
             pack: recipe.packing.versioned().into(),
             max_docs: recipe.max_documents,
-            shuffle: recipe.shuffle.name().into(),
-            weights: vec![1],
-            cursors: vec![self.at.cursor],
-            block: 0,
-            in_block: 0,
+            shuffle: recipe.shuffle.name(),
+            weights: weights.clone(),
+            cursors: self.at.cursors.clone(),
+            block: self.at.block,
+            in_block: self.at.in_block,
             rows: self.at.rows,
             stored_tokens: self.at.stored_tokens,
         }
     }
 
     /// Stand where `state` stood: the next batch is the first of a step that begins there. Threads stop.
+    /// `reweigh`: go on under this loader's weights, which only the border of a block allows.
     ///
     /// # Errors
     /// [`Error::LoaderState`] where the state belongs to another order or points at no row; [`Error::Forked`].
-    pub fn load(&mut self, state: &State) -> Result<()> {
+    pub fn load(&mut self, state: &State, reweigh: bool) -> Result<()> {
         self.close()?;
-        state.continues(&self.state())?;
-        let cursor = state.cursors[0]; // as many as here: one
-        let mut planner = Planner::new(self.dataset.clone(), self.options.recipe);
-        let bad = |field, saved: u64, below: u64| {
-            Err(Error::LoaderState { field, saved: saved.to_string(), found: format!("below {below}") })
+        state.continues(&self.state(), reweigh)?;
+        for (source, cursor) in state.cursors.iter().enumerate() {
+            let mut planner = self.planner(source);
+            let below = |field, saved: u64, most: u64| {
+                let refused = || Error::LoaderState { field, saved: saved.to_string(), found: format!("below {most}") };
+                (saved < most).then_some(()).ok_or_else(refused)
+            };
+            below("epoch", cursor.epoch, 1 << 62)?;
+            below("window", cursor.window, planner.windows())?;
+            let rows = if cursor.row == 0 { 1 } else { planner.plan(cursor.epoch, cursor.window)?.len() };
+            below("row", cursor.row, rows)?;
+        }
+        self.at = Progress {
+            cursors: state.cursors.clone(),
+            block: state.block,
+            in_block: state.in_block,
+            rows: state.rows,
+            stored_tokens: state.stored_tokens,
         };
-        if cursor.epoch >= 1 << 62 {
-            return bad("epoch", cursor.epoch, 1 << 62);
-        }
-        if cursor.window >= planner.windows() {
-            return bad("window", cursor.window, planner.windows());
-        }
-        let rows = if cursor.row == 0 { 1 } else { planner.plan(cursor.epoch, cursor.window)?.len() };
-        if cursor.row >= rows {
-            return bad("row", cursor.row, rows);
-        }
-        self.at = Progress { cursor, rows: state.rows, stored_tokens: state.stored_tokens };
         Ok(())
     }
 
@@ -206,8 +276,8 @@ impl Loader {
     /// [`Error::Forked`].
     pub fn close(&mut self) -> Result<()> {
         self.check_process()?;
-        self.ring = None; // joins the readers and drops the receiver the planner may wait on
-        if let Some(planner) = self.planner.take() {
+        self.ring = None; // joins the readers and drops the receivers the planners may wait on
+        for planner in self.planners.drain(..) {
             let _ = planner.join(); // a panic was caught and sent
         }
         Ok(())
@@ -226,7 +296,7 @@ impl Drop for Loader {
             if let Some(ring) = self.ring.take() {
                 ring.abandon();
             }
-            std::mem::forget(self.planner.take());
+            self.planners.drain(..).for_each(std::mem::forget);
         }
     }
 }
@@ -248,65 +318,37 @@ fn plan_ahead(planner: &mut Planner, from: Cursor, epochs: Option<u64>, send: &S
     }
 }
 
-/// Copy the rows of a batch into its slot.
-fn fill(dataset: &Dataset, seq_len: usize, job: &Job, view: &mut View<'_>) -> Result<Progress> {
+/// Write the rows of a batch into its slot.
+fn fill(job: Job, slot: &mut Slot) -> Result<Progress> {
     let mut scratch = vec![];
-    let slots = view.inputs.chunks_exact_mut(seq_len).zip(view.targets.chunks_exact_mut(seq_len));
-    for (slot, (inputs, targets)) in slots.enumerate() {
-        let filled = match job.rows.get(slot) {
-            Some((window, row)) => fill_row(dataset, window, *row, inputs, targets, &mut scratch)?,
-            None => 0,
-        };
-        inputs[filled.min(seq_len)..].fill(dataset.bos as i32);
-        targets[filled.saturating_sub(1)..].fill(IGNORE);
-    }
+    slot.fill(|number, row| match job.rows.get(number) {
+        Some((window, place)) => fill_row(window, *place, row, &mut scratch),
+        None => Ok(()),
+    })?;
     Ok(job.after)
 }
 
-/// Write the tokens of a row: token p to `inputs[p]` and `targets[p − 1]`. Returns how many there are.
-fn fill_row(
-    dataset: &Dataset,
-    window: &Window,
-    row: u64,
-    inputs: &mut [i32],
-    targets: &mut [i64],
-    scratch: &mut Vec<u8>,
-) -> Result<usize> {
-    let mut at = 0;
-    for (piece, place) in window.row(row) {
-        let shard = dataset.shard(place.shard);
+fn fill_row(window: &Window, place: u64, row: &mut RowWriter<'_, '_>, scratch: &mut Vec<u8>) -> Result<()> {
+    let dataset = &window.dataset;
+    for (piece, document) in window.row(place) {
+        let shard = dataset.shard(document.shard);
+        row.begin();
         if piece.bos {
-            put(at, &[dataset.bos], inputs, targets, |&id| id);
-            at += 1;
+            row.put(Ids::U32(&[dataset.bos.to_le_bytes()]));
         }
-        let start = place.start + piece.start;
-        let largest = shard.tokens(start, piece.stored, scratch, |dtype, bytes| match dtype {
-            Dtype::U16 => {
-                let ids = bytes.as_chunks::<2>().0;
-                put(at, ids, inputs, targets, |&id| u32::from(u16::from_le_bytes(id)));
-                ids.iter().map(|&id| u32::from(u16::from_le_bytes(id))).max()
-            }
-            Dtype::U32 => {
-                let ids = bytes.as_chunks::<4>().0;
-                put(at, ids, inputs, targets, |&id| u32::from_le_bytes(id));
-                ids.iter().map(|&id| u32::from_le_bytes(id)).max()
-            }
+        let start = document.start + piece.start;
+        let largest = shard.tokens(start, piece.stored, scratch, |dtype, bytes| {
+            let ids = Ids::of(dtype, bytes);
+            row.put(ids);
+            ids.largest()
         })?;
         if let Some(id) = largest.filter(|&id| id >= dataset.vocab_size) {
             return Err(shard.bad_id(id, start));
         }
-        at += piece.stored as usize;
     }
-    Ok(at)
+    Ok(())
 }
 
-/// Tokens from place `at` of a row on.
-fn put<S>(at: usize, ids: &[S], inputs: &mut [i32], targets: &mut [i64], widen: impl Fn(&S) -> u32) {
-    for (input, id) in inputs.iter_mut().skip(at).zip(ids) {
-        *input = widen(id) as i32;
-    }
-    let first = usize::from(at == 0); // the first token of a row is nobody's target
-    for (target, id) in targets.iter_mut().skip(at + first - 1).zip(&ids[first..]) {
-        *target = i64::from(widen(id));
-    }
+fn greatest_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_divisor(b, a % b) }
 }

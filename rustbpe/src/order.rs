@@ -19,6 +19,8 @@ pub enum Tag {
     Documents = 0,
     /// Rows of a packed window.
     Rows = 1,
+    /// Rows of a block of a mixture.
+    Blocks = 2,
 }
 
 /// The key of a source's orders.
@@ -86,12 +88,22 @@ enum Kind {
     Same(u64),
     Table(Vec<u16>),
     Cipher(Feistel),
+    Blocks { order: Box<Permutation>, size: u64, n: u64 },
 }
 
 impl Permutation {
     /// The permutation that changes nothing.
     pub fn identity(n: u64) -> Self {
         Permutation(Kind::Same(n))
+    }
+
+    /// `n` things that stay together in blocks of `size`; what fills no block stays last.
+    ///
+    /// # Panics
+    /// Where `order` is not of `n / size` blocks.
+    pub fn of_blocks(order: Permutation, size: u64, n: u64) -> Self {
+        assert!(order.len() == n / size, "{} blocks of {size} for {n} things", order.len());
+        Permutation(Kind::Blocks { order: Box::new(order), size, n })
     }
 
     /// Fisher and Yates, from the last place down.
@@ -118,7 +130,7 @@ impl Permutation {
     /// How many things are permuted.
     pub fn len(&self) -> u64 {
         match &self.0 {
-            Kind::Same(n) => *n,
+            Kind::Same(n) | Kind::Blocks { n, .. } => *n,
             Kind::Table(table) => table.len() as u64,
             Kind::Cipher(feistel) => feistel.n,
         }
@@ -139,6 +151,10 @@ impl Permutation {
             Kind::Same(_) => index,
             Kind::Table(table) => u64::from(table[index as usize]),
             Kind::Cipher(feistel) => feistel.at(index),
+            Kind::Blocks { order, size, .. } if index / size < order.len() => {
+                order.at(index / size) * size + index % size
+            }
+            Kind::Blocks { .. } => index,
         }
     }
 }
@@ -215,6 +231,17 @@ mod tests {
     fn sizes_around_the_switch_of_method_are_bijections() {
         for n in [65_534, 65_535, 65_536, 65_537, 65_538, 131_071, 131_072, 131_073, 200_000] {
             assert!(is_a_bijection(&ZERO.permutation(3, Tag::Documents, 0, n).unwrap()), "n = {n}");
+        }
+    }
+
+    #[test]
+    fn blocks_move_whole_and_the_rest_stays_last() {
+        for (n, size) in [(0, 3), (2, 3), (3, 3), (1000, 7), (70_000, 1), (200_000, 3)] {
+            let order = ZERO.permutation(0, Tag::Documents, 0, n / size).unwrap();
+            let blocks = Permutation::of_blocks(order, size, n);
+            assert!(is_a_bijection(&blocks), "{n} in blocks of {size}");
+            assert!((0..n / size * size).filter(|i| i % size > 0).all(|i| blocks.at(i) == blocks.at(i - 1) + 1));
+            assert!((n / size * size..n).all(|i| blocks.at(i) == i));
         }
     }
 

@@ -3,69 +3,28 @@
 //! Batch q goes to slot q mod S. A slot goes FREE → FILLING → READY → LENT → FREE. There are two
 //! places to wait: for the slot of a batch to be free, and for the next batch to be ready; closing
 //! and failing wake both. Threads change only when a batch is made, never what is in it.
-#![allow(unsafe_code)] // memory handed over by address
+//! `rustbpe/model` runs this file under loom, through every order of its threads.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::{Error, Result};
 
-/// Memory for one batch of B rows of T tokens: inputs (B·T) and targets (B·T).
 #[derive(Debug)]
-pub struct Slot {
-    inputs: *mut i32,
-    targets: *mut i64,
-    length: usize,
-}
-
-// SAFETY: `Slot::new` promises memory that nothing else uses while the ring owns the slot, so it does
-// not matter which thread writes there.
-unsafe impl Send for Slot {}
-
-impl Slot {
-    /// # Safety
-    /// Both addresses are aligned and start `length` writable elements. They stay valid until the ring
-    /// that owns the slot is dropped or closed, and nobody touches them but between [`Ring::next`]
-    /// returning the slot and [`Ring::release`].
-    pub unsafe fn new(inputs: *mut i32, targets: *mut i64, length: usize) -> Self {
-        Slot { inputs, targets, length }
-    }
-
-    fn view(&mut self) -> View<'_> {
-        // SAFETY: by the contract of `new` the memory is valid; `&mut self` makes this the only view.
-        unsafe {
-            View {
-                inputs: std::slice::from_raw_parts_mut(self.inputs, self.length),
-                targets: std::slice::from_raw_parts_mut(self.targets, self.length),
-            }
-        }
-    }
-}
-
-/// A slot while it is filled.
-#[derive(Debug)]
-pub struct View<'a> {
-    /// B·T ids.
-    pub inputs: &'a mut [i32],
-    /// B·T ids, or −100.
-    pub targets: &'a mut [i64],
-}
-
-#[derive(Debug)]
-enum Phase<T> {
-    Free(Slot),
+enum Phase<M, T> {
+    Free(M),
     Filling,
-    Ready(Slot, T),
-    Lent(Slot),
+    Ready(M, T),
+    Lent(M),
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct State<M, T> {
     /// By slot: the batch that is in it or may come next, and where it stands.
-    slots: Vec<(u64, Phase<T>)>,
+    slots: Vec<(u64, Phase<M, T>)>,
     /// First batch that does not exist.
     end: Option<u64>,
     failed: Option<Error>,
@@ -73,14 +32,14 @@ struct State<T> {
 }
 
 #[derive(Debug)]
-struct Shared<T> {
-    state: Mutex<State<T>>,
+struct Shared<M, T> {
+    state: Mutex<State<M, T>>,
     free: Condvar,
     ready: Condvar,
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<M, T> Shared<M, T> {
+    fn lock(&self) -> MutexGuard<'_, State<M, T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,7 +54,7 @@ impl<T> Shared<T> {
     }
 
     /// Wait for the slot of batch `number` and take it; `None` once closed.
-    fn acquire(&self, number: u64) -> Option<Slot> {
+    fn acquire(&self, number: u64) -> Option<M> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -113,7 +72,7 @@ impl<T> Shared<T> {
         }
     }
 
-    fn publish(&self, number: u64, slot: Slot, item: T) {
+    fn publish(&self, number: u64, slot: M, item: T) {
         let mut state = self.lock();
         let index = (number % state.slots.len() as u64) as usize;
         state.slots[index].1 = Phase::Ready(slot, item);
@@ -140,25 +99,25 @@ pub enum Next<T> {
     Waiting,
 }
 
-/// The ring and its threads.
+/// The ring and its threads. `M` is the memory of a slot, `T` what is known of the batch in it.
 #[derive(Debug)]
-pub struct Ring<T> {
-    shared: Arc<Shared<T>>,
+pub struct Ring<M, T> {
+    shared: Arc<Shared<M, T>>,
     threads: Vec<JoinHandle<()>>,
     next: u64,
 }
 
-impl<T: Send + 'static> Ring<T> {
+impl<M: Send + 'static, T: Send + 'static> Ring<M, T> {
     /// Start `threads` threads. `deal` is called by one thread at a time and says what is in batch 0, 1,
     /// 2 … until it answers `None`; `fill` writes a dealt batch into a slot and says what goes with it.
     /// A failure or panic of either surfaces at [`Ring::next`].
     ///
     /// # Errors
     /// [`Error::Invalid`] without slots or threads; [`Error::Io`] where a thread cannot start.
-    pub fn start<J: 'static, D, F>(slots: Vec<Slot>, threads: usize, deal: D, fill: F) -> Result<Self>
+    pub fn start<J: 'static, D, F>(slots: Vec<M>, threads: usize, deal: D, fill: F) -> Result<Self>
     where
         D: FnMut() -> Result<Option<J>> + Send + 'static,
-        F: Fn(J, &mut View<'_>) -> Result<T> + Send + Sync + 'static,
+        F: Fn(J, &mut M) -> Result<T> + Send + Sync + 'static,
     {
         if slots.is_empty() || threads == 0 {
             let what = format!("{} slots and {threads} threads; at least one of each is needed", slots.len());
@@ -179,7 +138,7 @@ impl<T: Send + 'static> Ring<T> {
                     Err(panic) => shared.close(Some(Error::Panic { what: panic_message(panic.as_ref()) })),
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("picollm-load-{index}")).spawn(body);
+            let thread = Builder::new().name(format!("picollm-load-{index}")).spawn(body);
             ring.threads.push(thread.map_err(|error| Error::io("a loader thread", error))?);
         }
         Ok(ring)
@@ -240,7 +199,7 @@ impl<T: Send + 'static> Ring<T> {
     }
 }
 
-impl<T> Ring<T> {
+impl<M, T> Ring<M, T> {
     /// Stop the threads and wait for them. After this nobody writes into the slots.
     pub fn close(&mut self) {
         self.shared.close(None);
@@ -256,17 +215,17 @@ impl<T> Ring<T> {
     }
 }
 
-impl<T> Drop for Ring<T> {
+impl<M, T> Drop for Ring<M, T> {
     fn drop(&mut self) {
         self.close();
     }
 }
 
 /// What a thread does: deal a batch, wait for its slot, fill it, publish it.
-fn serve<T, J, D, F>(shared: &Shared<T>, deal: &Mutex<(u64, D)>, fill: &F) -> Result<()>
+fn serve<M, T, J, D, F>(shared: &Shared<M, T>, deal: &Mutex<(u64, D)>, fill: &F) -> Result<()>
 where
     D: FnMut() -> Result<Option<J>>,
-    F: Fn(J, &mut View<'_>) -> Result<T>,
+    F: Fn(J, &mut M) -> Result<T>,
 {
     loop {
         let (number, job) = {
@@ -284,7 +243,7 @@ where
             (number, job)
         };
         let Some(mut slot) = shared.acquire(number) else { return Ok(()) };
-        let item = fill(job, &mut slot.view())?;
+        let item = fill(job, &mut slot)?;
         shared.publish(number, slot, item);
     }
 }

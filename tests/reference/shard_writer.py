@@ -78,12 +78,12 @@ def write_manifest(folder: Path, named: dict[str, Any]) -> str:
 
 def write_set(
     folder: Path, splits: dict[str, Sequence[Sequence[Document]]], *, vocab_size: int = 65_536, bos: int = 65_527,
-    dtype: str = "uint16",
+    dtype: str = "uint16", tokenizer: bytes = b"{}",
 ) -> Path:  # fmt: skip
     """A shard set of these documents, by split and file. Returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_bytes(b"{}")  # the loader looks at its hash only
-    digest = sha256(b"{}").digest()
+    (folder / "tokenizer.json").write_bytes(tokenizer)  # the loader looks at its hash only
+    digest = sha256(tokenizer).digest()
     entries = {
         split: [
             write_shard(

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from picollm.conversation import Rendered
 from picollm.errors import LoaderStateError, MissingError, UsageError
-from picollm.loader.batch import Batch
+from picollm.loader.batch import IGNORE, Batch
 
-IGNORE = -100  # the loss's "no target here"
 WINDOW = 16_384  # conversations packed together; the same figure as the stream's
 STATE_VERSION = 1
 

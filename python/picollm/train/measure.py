@@ -45,7 +45,6 @@ def open_stream(plan: TrainPlan, world: World) -> Stream:
         seed=plan.seed,
         pack=packing_of(plan),
         threads=plan.workers,
-        pin=world.device.type == "cuda",
         device=world.device,
         fingerprint=plan.data.fingerprint,
         tokenizer=plan.data.tokenizer_sha256,

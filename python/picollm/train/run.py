@@ -11,6 +11,7 @@ import torch
 
 from picollm.errors import OutOfMemoryError, PicoError, StoppedError
 from picollm.layout import Layout
+from picollm.loader.stream import Stream
 from picollm.model.counts import flops_per_token
 from picollm.plan.render import render
 from picollm.plan.request import TrainRequest
@@ -174,6 +175,8 @@ def remarks(plan: TrainPlan, parts: Parts) -> list[str]:
     """What one should know before leaving a run alone."""
     said = [f"effective batch: {plan.device_batch} rows x {plan.seq_len} tokens x {parts.world.size} ranks x "
             f"{plan.micro_steps} micro-steps = {plan.tokens_per_step:,} tokens/step"]  # fmt: skip
+    if isinstance(parts.stream, Stream):
+        said += [f"warning: {note}" for note in parts.stream.notes]
     if plan.compile:
         obstacle = compile_obstacle(parts.world.device)
         waiting = "compiling: the first step takes a minute or two"

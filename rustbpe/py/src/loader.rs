@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use rustbpe::loader::{Loader, Options, Recipe, Request, Shape, Shuffle, State};
+use rustbpe::Result;
+use rustbpe::loader::{BLOCK_ROWS, Loader, Options, Out, Recipe, Request, Shape, Shuffle, Slot, State, Verify};
 use rustbpe::pack::{Packing, default_max_documents};
-use rustbpe::ring::{Next, Slot};
+use rustbpe::ring::Next;
 use rustbpe::shard::read::Io;
-use rustbpe::{Error, Result};
+use rustbpe::sharder::hex;
 
 use crate::error::to_py;
+use crate::watch;
 
 /// How often signals are looked at while a batch is not ready.
 const POLL: Duration = Duration::from_millis(50);
@@ -23,22 +25,24 @@ struct PyLoader {
     core: Loader,
     /// Keeps the memory behind the slots alive.
     owner: Option<Py<PyAny>>,
-    row_tokens: usize,
 }
 
 #[pymethods]
 impl PyLoader {
     #[new]
-    #[pyo3(signature = (directory, *, split, fingerprint, tokenizer, io, limit, seed, seq_len, window, pack, max_docs,
-                        shuffle, batch_size, rows_per_step, rank, world_size, epochs, threads))]
+    #[pyo3(signature = (directories, *, weights, split, fingerprints, tokenizer, io, verify, limit, seed, seq_len, window,
+                        pack, max_docs, shuffle, batch_size, rows_per_step, rank, world_size, out, bounds,
+                        mask_boundaries, epochs, threads))]
     #[expect(clippy::too_many_arguments, reason = "each is a field of the options")]
     fn new(
         py: Python<'_>,
-        directory: PathBuf,
-        split: String,
-        fingerprint: Option<String>,
+        directories: Vec<PathBuf>,
+        weights: Vec<u64>,
+        split: &str,
+        fingerprints: Vec<Option<String>>,
         tokenizer: Option<String>,
         io: &str,
+        verify: &str,
         limit: Option<u64>,
         seed: u64,
         seq_len: u32,
@@ -50,43 +54,56 @@ impl PyLoader {
         rows_per_step: u64,
         rank: u64,
         world_size: u64,
+        out: &str,
+        bounds: bool,
+        mask_boundaries: bool,
         epochs: Option<u64>,
         threads: usize,
     ) -> PyResult<Self> {
-        let open = || -> Result<Loader> {
-            let request = Request { directory, split, fingerprint, tokenizer, io: Io::from_name(io)?, limit };
-            let recipe = Recipe {
-                seed,
-                seq_len,
-                window,
-                packing: Packing::from_name(pack)?,
-                max_documents: max_docs.unwrap_or_else(|| default_max_documents(seq_len)),
-                shuffle: Shuffle::from_name(shuffle)?,
+        let options = || -> Result<Options> {
+            let (io, verify) = (Io::from_name(io)?, Verify::from_name(verify)?);
+            let request = |(directory, fingerprint)| Request {
+                directory,
+                split: split.to_owned(),
+                fingerprint,
+                tokenizer: tokenizer.clone(),
+                io,
+                limit,
+                verify,
             };
-            let shape = Shape { batch_size, rows_per_step, rank, world_size };
-            Loader::open(Options { request, recipe, shape, epochs, threads })
+            Ok(Options {
+                requests: directories.into_iter().zip(fingerprints).map(request).collect(),
+                weights,
+                recipe: Recipe {
+                    seed,
+                    seq_len,
+                    window,
+                    packing: Packing::from_name(pack)?,
+                    max_documents: max_docs.unwrap_or_else(|| default_max_documents(seq_len)),
+                    shuffle: Shuffle::from_name(shuffle)?,
+                },
+                shape: Shape { batch_size, rows_per_step, rank, world_size },
+                out: Out::from_name(out)?,
+                bounds,
+                mask_boundaries,
+                epochs,
+                threads,
+            })
         };
-        let core = py.detach(open).map_err(|error| to_py(py, &error))?;
-        Ok(PyLoader { core, owner: None, row_tokens: batch_size as usize * seq_len as usize })
+        let options = options().map_err(|error| to_py(py, &error))?;
+        let core = watch::run(py, None, |ctl| Loader::open(options, ctl))?;
+        Ok(PyLoader { core, owner: None })
     }
 
-    /// Start the threads. `slots` are the addresses of (inputs int32, targets int64), B·T elements each;
-    /// `owner` is whatever keeps that memory alive.
-    fn start(&mut self, py: Python<'_>, slots: Vec<(usize, usize)>, owner: Py<PyAny>) -> PyResult<()> {
+    /// Start the threads. `slots` are three addresses each: inputs int32 and targets int64 (B, T), or tokens
+    /// (B, T + 1) and fill int32 (B); then `bounds` int32 places, or 0. `owner` keeps that memory alive.
+    fn start(&mut self, py: Python<'_>, slots: Vec<[usize; 3]>, owner: Py<PyAny>) -> PyResult<()> {
         self.close(py)?;
-        let aligned = |&(inputs, targets): &(usize, usize)| {
-            inputs != 0 && targets != 0 && inputs % align_of::<i32>() == 0 && targets % align_of::<i64>() == 0
-        };
-        if !slots.iter().all(aligned) {
-            return Err(to_py(py, &Error::Invalid { what: "slot addresses must be aligned and not null".into() }));
-        }
-        let length = self.row_tokens;
-        let slots = slots.into_iter().map(|(inputs, targets)| {
-            // SAFETY: the caller passes tensors of B·T elements that `owner` keeps alive; it is let go only
-            // after the threads are joined, and Python reads a tensor only while its slot is lent.
-            unsafe { Slot::new(inputs as *mut i32, targets as *mut i64, length) }
-        });
-        self.core.start(slots.collect()).map_err(|error| to_py(py, &error))?;
+        let form = self.core.form();
+        // SAFETY: the caller passes tensors of the sizes of `form` that `owner` keeps alive; it is let go only
+        // after the threads are joined, and Python reads a tensor only while its slot is lent.
+        let slots = slots.into_iter().map(|addresses| unsafe { Slot::new(form, addresses) }).collect::<Result<_>>();
+        slots.and_then(|slots| self.core.start(slots)).map_err(|error| to_py(py, &error))?;
         self.owner = Some(owner);
         Ok(())
     }
@@ -111,9 +128,9 @@ impl PyLoader {
         self.core.state().to_json().map_err(|error| to_py(py, &error))
     }
 
-    fn load(&mut self, py: Python<'_>, state: &str) -> PyResult<()> {
+    fn load(&mut self, py: Python<'_>, state: &str, reweigh: bool) -> PyResult<()> {
         let core = &mut self.core;
-        py.detach(|| core.load(&State::from_json(state)?)).map_err(|error| to_py(py, &error))
+        py.detach(|| core.load(&State::from_json(state)?, reweigh)).map_err(|error| to_py(py, &error))
     }
 
     fn close(&mut self, py: Python<'_>) -> PyResult<()> {
@@ -135,27 +152,42 @@ impl PyLoader {
 
     #[getter]
     fn documents(&self) -> u64 {
-        self.core.dataset().documents
+        self.core.sources().iter().map(|source| source.documents).sum()
     }
 
     #[getter]
     fn tokens(&self) -> u64 {
-        self.core.dataset().tokens
+        self.core.sources().iter().map(|source| source.tokens).sum()
     }
 
     #[getter]
     fn vocab_size(&self) -> u32 {
-        self.core.dataset().vocab_size
+        self.core.sources()[0].vocab_size
     }
 
     #[getter]
     fn bos(&self) -> u32 {
-        self.core.dataset().bos
+        self.core.form().bos
     }
 
     #[getter]
-    fn fingerprint(&self) -> String {
-        self.core.dataset().fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+    fn token_bytes(&self) -> u64 {
+        self.core.form().dtype.size()
+    }
+
+    #[getter]
+    fn bounds(&self) -> usize {
+        self.core.form().bounds
+    }
+
+    #[getter]
+    fn shares(&self) -> Vec<f64> {
+        self.core.shares().iter().map(|&share| share as f64 / BLOCK_ROWS as f64).collect()
+    }
+
+    #[getter]
+    fn fingerprints(&self) -> Vec<String> {
+        self.core.sources().iter().map(|source| hex(&source.fingerprint)).collect()
     }
 }
 

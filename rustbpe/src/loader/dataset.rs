@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Digest;
 
-use crate::shard::format::{FORMAT, Header};
+use crate::shard::format::{Dtype, FORMAT, Header};
 use crate::shard::read::{Io, OpenFiles, ShardReader};
-use crate::{Error, Result};
+use crate::shard::verify::verify;
+use crate::{Control, Error, Result};
 
 /// Largest manifest read: 10,000 files take about 3 MB.
 const MANIFEST_LIMIT: u64 = 256 << 20;
@@ -30,6 +31,32 @@ pub struct Request {
     pub io: Io,
     /// Use only the shortest prefix of documents that holds this many tokens.
     pub limit: Option<u64>,
+    /// What is checked before the first row.
+    pub verify: Verify,
+}
+
+/// How much is checked on opening, besides the manifest, every header and every size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Nothing more.
+    Sizes,
+    /// The content of the first file.
+    First,
+    /// The content of every file.
+    All,
+}
+
+impl Verify {
+    /// # Errors
+    /// [`Error::Invalid`] for any name but `sizes`, `first` and `all`.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "sizes" => Ok(Verify::Sizes),
+            "first" => Ok(Verify::First),
+            "all" => Ok(Verify::All),
+            _ => Err(Error::Invalid { what: format!("verify {name:?} is not \"sizes\", \"first\" or \"all\"") }),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +100,10 @@ pub struct Place {
 pub struct Dataset {
     /// blake3 identity of the tokens.
     pub fingerprint: [u8; 32],
+    /// sha256 of the tokenizer, hex.
+    pub tokenizer: String,
+    /// Type of stored tokens.
+    pub dtype: Dtype,
     /// Ids, special tokens included.
     pub vocab_size: u32,
     /// Id that begins every document.
@@ -87,13 +118,13 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Open and check. Content hashes are not recomputed; that is `shard verify`.
+    /// Open and check: contents as far as the request says, in `ctl.bytes`.
     ///
     /// # Errors
     /// [`Error::Missing`] without manifest, file or documents; [`Error::Fingerprint`] and
     /// [`Error::Tokenizer`] where it is not what was asked for; [`Error::Format`] or
-    /// [`Error::Corrupt`] where its parts do not agree.
-    pub fn open(request: &Request) -> Result<Self> {
+    /// [`Error::Corrupt`] where its parts do not agree; [`Error::Cancelled`].
+    pub fn open(request: &Request, ctl: &Control) -> Result<Self> {
         let (path, manifest) = read_manifest(&request.directory, request.fingerprint.as_deref())?;
         let tokenizer = bare(&manifest.tokenizer.sha256);
         if let Some(wanted) = request.tokenizer.as_deref().map(bare).filter(|&wanted| wanted != tokenizer) {
@@ -122,7 +153,17 @@ impl Dataset {
             tokens += u64::from(shard.header().tokens);
             shards.push(shard);
         }
+        let verified = match request.verify {
+            Verify::Sizes => 0,
+            Verify::First => 1,
+            Verify::All => shards.len(),
+        };
+        for shard in shards.iter().take(verified) {
+            verify(shard.path(), ctl)?;
+        }
         let mut dataset = Dataset {
+            tokenizer: tokenizer.to_owned(),
+            dtype: Dtype::from_name(&manifest.dtype)?,
             fingerprint: unhex(&manifest.fingerprint)
                 .ok_or_else(|| Error::Format { path: path.clone(), what: "fingerprint is not 64 hex digits".into() })?,
             vocab_size: manifest.tokenizer.vocab_size,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use super::dataset::{Dataset, Place};
+use super::mix::Mix;
 use super::state::Cursor;
 use crate::order::{Key, Permutation, Tag};
 use crate::pack::{Packing, Piece, Rows, pack};
@@ -14,26 +15,34 @@ use crate::{Error, Result};
 pub enum Shuffle {
     /// A new permutation of all documents each epoch, and of the rows of each window.
     Global,
+    /// The same, but so many neighbouring documents stay together: for disks that seek slowly.
+    Block(u64),
     /// Documents as stored; a row comes where the first document placed in it stands.
     None,
 }
 
 impl Shuffle {
     /// The name users write.
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Shuffle::Global => "global",
-            Shuffle::None => "none",
+            Shuffle::Global => "global".into(),
+            Shuffle::Block(size) => format!("block:{size}"),
+            Shuffle::None => "none".into(),
         }
     }
 
     /// # Errors
     /// [`Error::Invalid`] for any other name.
     pub fn from_name(name: &str) -> Result<Self> {
-        match name {
-            "global" => Ok(Shuffle::Global),
-            "none" => Ok(Shuffle::None),
-            _ => Err(Error::Invalid { what: format!("shuffle {name:?} is neither \"global\" nor \"none\"") }),
+        let size = |text: &str| text.parse().ok().filter(|size: &u64| (1..1 << 31).contains(size));
+        match (name, name.strip_prefix("block:").and_then(size)) {
+            ("global", _) => Ok(Shuffle::Global),
+            ("none", _) => Ok(Shuffle::None),
+            (_, Some(size)) => Ok(Shuffle::Block(size)),
+            _ => {
+                let what = format!("shuffle {name:?} is not \"global\", \"none\" or \"block:K\" with K documents");
+                Err(Error::Invalid { what })
+            }
         }
     }
 }
@@ -58,6 +67,8 @@ pub struct Recipe {
 /// A packed window of an epoch.
 #[derive(Debug)]
 pub struct Window {
+    /// Whose documents they are.
+    pub dataset: Arc<Dataset>,
     /// By position in the window: where the document lies.
     places: Vec<Place>,
     rows: Rows,
@@ -94,9 +105,9 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A planner for one data set.
-    pub fn new(dataset: Arc<Dataset>, recipe: Recipe) -> Self {
-        let key = Key { fingerprint: dataset.fingerprint, seed: recipe.seed, source: 0 };
+    /// A planner for one data set, which is number `source` of a mixture or 0 alone.
+    pub fn new(dataset: Arc<Dataset>, recipe: Recipe, source: u32) -> Self {
+        let key = Key { fingerprint: dataset.fingerprint, seed: recipe.seed, source };
         Planner { dataset, recipe, key, documents: None }
     }
 
@@ -115,10 +126,7 @@ impl Planner {
         let last = total.min(first + self.recipe.window);
         let documents = match self.documents.take() {
             Some((of, documents)) if of == epoch => documents,
-            _ => match self.recipe.shuffle {
-                Shuffle::Global => self.key.permutation(epoch, Tag::Documents, 0, total)?,
-                Shuffle::None => Permutation::identity(total),
-            },
+            _ => self.documents_of(epoch)?,
         };
         let mut scratch = vec![];
         let places: Vec<Place> =
@@ -134,13 +142,24 @@ impl Planner {
             sum += rows.row(row as usize).iter().map(|piece| u64::from(piece.stored)).sum::<u64>();
             stored.push(sum);
         }
-        Ok(Window { places, rows, order, stored })
+        Ok(Window { dataset: self.dataset.clone(), places, rows, order, stored })
+    }
+
+    fn documents_of(&self, epoch: u64) -> Result<Permutation> {
+        let total = self.dataset.documents;
+        Ok(match self.recipe.shuffle {
+            Shuffle::Global => self.key.permutation(epoch, Tag::Documents, 0, total)?,
+            Shuffle::Block(size) => {
+                Permutation::of_blocks(self.key.permutation(epoch, Tag::Documents, 0, total / size)?, size, total)
+            }
+            Shuffle::None => Permutation::identity(total),
+        })
     }
 
     fn order_of(&self, rows: &Rows, epoch: u64, window: u64) -> Result<Vec<u32>> {
         let count = rows.len() as u64;
         match self.recipe.shuffle {
-            Shuffle::Global => {
+            Shuffle::Global | Shuffle::Block(_) => {
                 let order = self.key.permutation(epoch, Tag::Rows, window, count)?;
                 Ok((0..count).map(|place| order.at(place) as u32).collect())
             }
@@ -178,14 +197,25 @@ impl Shape {
 }
 
 /// How far the stream was handed out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Next row.
-    pub cursor: Cursor,
+    /// By source: its next row.
+    pub cursors: Vec<Cursor>,
+    /// Block of the mixture, and rows of it that were handed out; 0 for a single source.
+    pub block: u64,
+    /// See `block`.
+    pub in_block: u64,
     /// Rows handed out.
     pub rows: u64,
     /// Stored tokens in them.
     pub stored_tokens: u64,
+}
+
+impl Progress {
+    /// The first row of all.
+    pub fn start(sources: usize) -> Self {
+        Progress { cursors: vec![Cursor::default(); sources], block: 0, in_block: 0, rows: 0, stored_tokens: 0 }
+    }
 }
 
 /// The rows of one batch; slots beyond them are masked.
@@ -197,27 +227,68 @@ pub struct Job {
     pub after: Progress,
 }
 
+/// The windows of one source, as they come from its planner, beginning with that of its cursor.
+#[derive(Debug)]
+pub struct Windows {
+    planned: Receiver<Result<Window>>,
+    per_epoch: u64,
+    current: Option<Arc<Window>>,
+}
+
+impl Windows {
+    /// What a planner sends.
+    pub fn new(planned: Receiver<Result<Window>>, per_epoch: u64) -> Self {
+        Windows { planned, per_epoch, current: None }
+    }
+
+    /// The window of the cursor.
+    fn at(&mut self, cursor: Cursor) -> Result<Option<Arc<Window>>> {
+        if self.current.is_none() {
+            let Ok(window) = self.planned.recv() else { return Ok(None) };
+            let window = window?;
+            if cursor.row >= window.len() {
+                let (saved, found) = (cursor.row.to_string(), format!("below {}", window.len()));
+                return Err(Error::LoaderState { field: "row", saved, found });
+            }
+            self.current = Some(Arc::new(window));
+        }
+        Ok(self.current.clone())
+    }
+
+    /// Where `cursor` stands `rows` rows of `window` later.
+    fn after(&mut self, cursor: Cursor, window: &Window, rows: u64) -> Cursor {
+        let row = cursor.row + rows;
+        if row < window.len() {
+            return Cursor { row, ..cursor };
+        }
+        self.current = None;
+        match cursor.window + 1 {
+            next if next == self.per_epoch => Cursor { epoch: cursor.epoch + 1, window: 0, row: 0 },
+            next => Cursor { epoch: cursor.epoch, window: next, row: 0 },
+        }
+    }
+}
+
 /// Deals the rows of the stream to the batches of one rank.
 #[derive(Debug)]
 pub struct Dealer {
-    windows: Receiver<Result<Window>>,
-    windows_per_epoch: u64,
+    sources: Vec<Windows>,
+    mix: Mix,
     shape: Shape,
-    current: Option<Arc<Window>>,
     at: Progress,
     micro_step: u64,
 }
 
 impl Dealer {
-    /// A dealer that starts a step at `at`; `windows` begins with the window of its cursor.
-    pub fn new(windows: Receiver<Result<Window>>, windows_per_epoch: u64, shape: Shape, at: Progress) -> Self {
-        Dealer { windows, windows_per_epoch, shape, current: None, at, micro_step: 0 }
+    /// A dealer that starts a step at `at`.
+    pub fn new(sources: Vec<Windows>, mix: Mix, shape: Shape, at: Progress) -> Self {
+        Dealer { sources, mix, shape, at, micro_step: 0 }
     }
 
     /// The next batch of this rank; `None` where a step would start past the last row.
     ///
     /// # Errors
-    /// What the planner met; [`Error::LoaderState`] where the cursor points at no row.
+    /// What a planner met; [`Error::LoaderState`] where the cursor points at no row.
     pub fn deal(&mut self) -> Result<Option<Job>> {
         let shape = self.shape;
         let first = self.micro_step * shape.rows_per_round();
@@ -226,48 +297,23 @@ impl Dealer {
         let mut rows = Vec::with_capacity(shape.batch_size as usize);
         let mut done = 0;
         while done < count {
-            let Some(window) = self.window()? else { break };
-            let row = self.at.cursor.row;
-            let taken = (count - done).min(window.len() - row);
+            let (source, run) = self.mix.next(self.at.block, self.at.in_block, count - done)?;
+            let cursor = self.at.cursors[source];
+            let Some(window) = self.sources[source].at(cursor)? else { break };
+            let taken = run.min(window.len() - cursor.row);
             for place in mine.start.max(done)..mine.end.min(done + taken) {
-                rows.push((window.clone(), row + place - done));
+                rows.push((window.clone(), cursor.row + place - done));
             }
-            self.advance(&window, taken);
+            self.at.rows += taken;
+            self.at.stored_tokens += window.stored(cursor.row, cursor.row + taken);
+            self.at.cursors[source] = self.sources[source].after(cursor, &window, taken);
+            (self.at.block, self.at.in_block) = self.mix.after(self.at.block, self.at.in_block, taken);
             done += taken;
         }
         if done == 0 && self.micro_step == 0 {
             return Ok(None);
         }
         self.micro_step = (self.micro_step + 1) % shape.micro_steps();
-        Ok(Some(Job { rows, after: self.at }))
-    }
-
-    /// The window of the cursor.
-    fn window(&mut self) -> Result<Option<Arc<Window>>> {
-        if self.current.is_none() {
-            let Ok(window) = self.windows.recv() else { return Ok(None) };
-            let window = window?;
-            if self.at.cursor.row >= window.len() {
-                let (saved, found) = (self.at.cursor.row.to_string(), format!("below {}", window.len()));
-                return Err(Error::LoaderState { field: "row", saved, found });
-            }
-            self.current = Some(Arc::new(window));
-        }
-        Ok(self.current.clone())
-    }
-
-    fn advance(&mut self, window: &Window, rows: u64) {
-        let Cursor { epoch, window: number, row } = self.at.cursor;
-        self.at.rows += rows;
-        self.at.stored_tokens += window.stored(row, row + rows);
-        self.at.cursor.row = row + rows;
-        if row + rows == window.len() {
-            self.current = None;
-            self.at.cursor = if number + 1 == self.windows_per_epoch {
-                Cursor { epoch: epoch + 1, window: 0, row: 0 }
-            } else {
-                Cursor { epoch, window: number + 1, row: 0 }
-            };
-        }
+        Ok(Some(Job { rows, after: self.at.clone() }))
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mix::BLOCK_ROWS;
 use crate::{Error, Result};
 
 /// Version of the state this code writes.
@@ -70,11 +71,11 @@ impl State {
         serde_json::to_string(self).map_err(|error| Error::Invalid { what: error.to_string() })
     }
 
-    /// Whether this state continues the order of `here`.
+    /// Whether this state continues the order of `here`; with `reweigh` at the border of a block, under its weights.
     ///
     /// # Errors
     /// [`Error::LoaderState`] with the first field that differs and both values.
-    pub(super) fn continues(&self, here: &State) -> Result<()> {
+    pub(super) fn continues(&self, here: &State, reweigh: bool) -> Result<()> {
         let limit = |state: &State| state.limit.map_or_else(|| "none".into(), |limit| limit.to_string());
         let fields = [
             ("fingerprints", self.fingerprints.join(", "), here.fingerprints.join(", ")),
@@ -86,14 +87,24 @@ impl State {
             ("pack", self.pack.clone(), here.pack.clone()),
             ("max_docs", self.max_docs.to_string(), here.max_docs.to_string()),
             ("shuffle", self.shuffle.clone(), here.shuffle.clone()),
-            ("weights", format!("{:?}", self.weights), format!("{:?}", here.weights)),
             ("cursors", self.cursors.len().to_string(), here.cursors.len().to_string()),
-            ("block", self.block.to_string(), here.block.to_string()),
-            ("in_block", self.in_block.to_string(), here.in_block.to_string()),
         ];
-        match fields.into_iter().find(|(_, saved, found)| saved != found) {
-            None => Ok(()),
-            Some((field, saved, found)) => Err(Error::LoaderState { field, saved, found }),
+        if let Some((field, saved, found)) = fields.into_iter().find(|(_, saved, found)| saved != found) {
+            return Err(Error::LoaderState { field, saved, found });
         }
+        if self.weights != here.weights && !(reweigh && self.in_block == 0) {
+            let (saved, found) = (format!("{:?}, row {} of a block", self.weights, self.in_block), &here.weights);
+            return Err(Error::LoaderState { field: "weights", saved, found: format!("{found:?}") });
+        }
+        let alone = self.cursors.len() == 1;
+        let below = |most: u64| if alone { 1 } else { most };
+        for (field, saved, below) in
+            [("block", self.block, below(1 << 40)), ("in_block", self.in_block, below(BLOCK_ROWS))]
+        {
+            if saved >= below {
+                return Err(Error::LoaderState { field, saved: saved.to_string(), found: format!("below {below}") });
+            }
+        }
+        Ok(())
     }
 }

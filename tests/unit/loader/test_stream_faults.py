@@ -28,7 +28,8 @@ from picollm.loader.stream import Stream
 @pytest.mark.parametrize(
     ("option", "value", "field"),
     [("seed", 1, "seed"), ("seq_len", 16, "seq_len"), ("window", 65, "window"), ("pack", "concat", "pack"),
-     ("max_docs", 3, "max_docs"), ("shuffle", "none", "shuffle"), ("split", "val", "split"), ("limit", 500, "limit")],
+     ("max_docs", 3, "max_docs"), ("shuffle", "none", "shuffle"),
+     ("shuffle", "block:4", "shuffle"), ("split", "val", "split"), ("limit", 500, "limit")],
 )  # fmt: skip
 def test_a_state_of_another_order_is_refused(shards: Path, option: str, value: Any, field: str) -> None:
     state = ranks(shards, 1)[0].state_dict()
@@ -41,15 +42,16 @@ def test_a_state_of_another_order_is_refused(shards: Path, option: str, value: A
 @pytest.mark.row("L4")
 def test_a_state_of_another_data_set_is_refused_with_both_fingerprints(shards: Path, tmp_path: Path) -> None:
     (other,) = ranks(write_set(tmp_path, {"train": [TRAIN[1:]]}), 1)
-    with pytest.raises(LoaderStateError, match=f"{other.fingerprint} here and {ranks(shards, 1)[0].fingerprint}"):
-        other.load_state_dict(ranks(shards, 1)[0].state_dict())
+    (stream,) = ranks(shards, 1)
+    with pytest.raises(LoaderStateError, match=f"{other.fingerprints[0]} here and {stream.fingerprints[0]}"):
+        other.load_state_dict(stream.state_dict())
 
 
 @pytest.mark.parametrize(
     "change",
     [{"v": 2}, {"v": None}, {"extra": 1}, {"cursors": []}, {"cursors": [{"epoch": 0, "window": 5, "row": 0}]},
      {"cursors": [{"epoch": 0, "window": 0, "row": 10**6}]}, {"cursors": [{"epoch": 2**63, "window": 0, "row": 0}]},
-     {"rows": -1}, {"seed": "1337"}],
+     {"rows": -1}, {"seed": "1337"}, {"block": 1}, {"in_block": 1}],
 )  # fmt: skip
 def test_a_damaged_or_later_state_is_refused(shards: Path, change: dict[str, Any]) -> None:
     (stream,) = ranks(shards, 1)
@@ -72,7 +74,7 @@ def test_no_documents_is_an_error(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"seq_len": 0}, {"batch_size": 0}, {"rows_per_step": 0}, {"window": 0}, {"pack": "crop"}, {"io": "magic"},
-     {"shuffle": "block:4"}, {"max_docs": 0}, {"rank": 1}],
+     {"shuffle": "block:0"}, {"shuffle": "blocks"}, {"max_docs": 0}, {"rank": 1}, {"out": "f64"}, {"verify": "some"}],
 )  # fmt: skip
 def test_impossible_options_are_usage_errors(shards: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -81,8 +83,8 @@ def test_impossible_options_are_usage_errors(shards: Path, options: dict[str, An
 
 def test_the_wanted_tokenizer_and_data_set_are_insisted_on(shards: Path) -> None:
     (stream,) = ranks(shards, 1)
-    ranks(shards, 1, fingerprint=stream.fingerprint)
-    with pytest.raises(FingerprintMismatch, match=stream.fingerprint):
+    ranks(shards, 1, fingerprint=stream.fingerprints[0])
+    with pytest.raises(FingerprintMismatch, match=stream.fingerprints[0]):
         ranks(shards, 1, fingerprint="ab" * 32)
     with pytest.raises(TokenizerMismatch, match="ab" * 32):
         ranks(shards, 1, tokenizer="ab" * 32)

@@ -23,7 +23,7 @@ TRAIN = make_documents(300, seed=1)
 VAL = make_documents(40, seed=2)
 
 
-def ranks(shards: Path, n: int, **options: Any) -> list[Stream]:
+def ranks(shards: Path | list[Path], n: int, **options: Any) -> list[Stream]:
     options = {"seq_len": T, "window": 64, "epochs": 3, "batch_size": 1, "rows_per_step": n} | options
     return [Stream(shards, rank=k, world_size=n, **options) for k in range(n)]
 
