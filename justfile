@@ -61,9 +61,9 @@ crash N="1000":
 soak N="200":
     python -m tests.campaigns.soak --cycles {{ N }}
 
-# criterion benches of the crate, or the Python benches: just bench rust | just bench python
-bench NAME="rust":
-    {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m pytest -m bench tests/bench" } }}
+# criterion benches of the crate, or a program of tests/bench: just bench rust | just bench data --runs 3
+bench NAME="rust" *ARGS:
+    {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}
 
 # rewrite constraints.txt from pyproject.toml
 constraints:

@@ -19,6 +19,10 @@ pub struct Control {
     pub documents: AtomicU64,
     /// Tokens written.
     pub tokens: AtomicU64,
+    /// Nanoseconds of encoding, summed over workers.
+    pub encode_ns: AtomicU64,
+    /// Nanoseconds of writing: splitting off validation, hashing, files.
+    pub write_ns: AtomicU64,
 }
 
 impl Control {

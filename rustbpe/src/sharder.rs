@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -180,7 +181,8 @@ impl Plan {
     }
 }
 
-/// Read, encode and commit one segment. Single-threaded; no clock, no network, no state but its arguments.
+/// Read, encode and commit one segment. Single-threaded; no network, no state but its arguments; a clock
+/// only to count where the time goes.
 ///
 /// # Errors
 /// What reading and writing can fail with; then nothing of the segment counts.
@@ -207,17 +209,24 @@ pub fn run_segment(
     let mut encoder = tokenizer.encoder();
     let mut ids = Vec::new();
     let report = read_segment(root, &plan.body.source.files, segment, &plan.read, ctl, &mut |text| {
+        let began = Instant::now();
         ids.clear();
         ids.push(facts.bos);
         encoder.encode(text.as_bytes(), &mut ids);
-        ctl.tokens.fetch_add(ids.len() as u64, Relaxed);
+        let encoded = Instant::now();
         let split = if is_validation(text.as_bytes(), plan.body.options.val_ppm) { &mut val } else { &mut train };
-        split.push(&ids, text.len() as u64)
+        let pushed = split.push(&ids, text.len() as u64);
+        ctl.tokens.fetch_add(ids.len() as u64, Relaxed);
+        ctl.encode_ns.fetch_add((encoded - began).as_nanos() as u64, Relaxed);
+        ctl.write_ns.fetch_add(encoded.elapsed().as_nanos() as u64, Relaxed);
+        pushed
     })?;
+    let began = Instant::now();
     let mut parts = train.finish()?;
     parts.extend(val.finish()?);
     let files = parts.into_iter().map(|part| part.place(out)).collect::<Result<Vec<_>>>()?;
     out.sync()?;
+    ctl.write_ns.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
     let record = record(plan, segment, &facts, report, files);
     out.publish(&format!("segment_{index:06}.json"), &record.to_json()?)?;
     Ok(record)

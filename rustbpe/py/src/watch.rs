@@ -68,6 +68,8 @@ fn report(py: Python<'_>, progress: Option<&Bound<'_, PyAny>>, ctl: &Control) ->
         ("bytes", &ctl.bytes),
         ("documents", &ctl.documents),
         ("tokens", &ctl.tokens),
+        ("encode_ns", &ctl.encode_ns),
+        ("write_ns", &ctl.write_ns),
     ] {
         fields.set_item(name, counter.load(Relaxed))?;
     }
