@@ -27,6 +27,7 @@ ROOMS = [
     "chat",
     "export",
     "report",
+    "serve",
     "cli",
 ]
 TORCHLESS = ("errors", "layout", "corpus", "tok", "conversation", "shards", "plan", "report")

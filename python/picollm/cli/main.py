@@ -25,6 +25,7 @@ COMMANDS = {
     "train": ("train", "train a base model (also: torchrun -m picollm.train)"),
     "sft": ("sft", "fine-tune a base model on conversations"),
     "chat": ("chat", "talk to a model"),
+    "serve": ("serve", "a page to talk, watch and plan; OpenAI's API"),
     "eval": ("eval", "bits per byte, CORE, ARC, MMLU, GSM8K of a model"),
     "runs": ("runs", "list, compare and watch runs"),
     "doctor": ("doctor", "what this machine can do, and whether the installation is whole"),

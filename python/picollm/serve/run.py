@@ -1,0 +1,55 @@
+"""The socket and the server's life: a Guard in front, uvicorn around, a worker that ends with it."""
+
+import socket
+
+import uvicorn
+
+from picollm.serve.app import Service, make_app
+from picollm.serve.guard import Guard
+
+CONNECTIONS = 256
+MOST_HEADERS = 16 * 1024
+KEEP_ALIVE_SECONDS = 5
+GOODBYE_SECONDS = 10
+NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, so that port 0 has a number before anything is printed. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+
+
+def host_names(host: str, port: int) -> frozenset[str]:
+    """What a browser on this machine, or one that was told `host`, puts into `Host`."""
+    names = {*NAMES, f"[{host}]" if ":" in host else host}
+    return frozenset({*names, *(f"{name}:{port}" for name in names)})
+
+
+def make_server(service: Service, listener: socket.socket, host: str, token: str | None) -> uvicorn.Server:
+    """The app behind its guard, and the limits of the HTTP layer."""
+    guarded = Guard(make_app(service), hosts=host_names(host, listener.getsockname()[1]), token=token)
+    return uvicorn.Server(
+        uvicorn.Config(
+            guarded,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GOODBYE_SECONDS,
+            h11_max_incomplete_event_size=MOST_HEADERS,
+        )
+    )
+
+
+def serve(service: Service, listener: socket.socket, host: str, token: str | None) -> None:
+    """Answer until SIGINT or SIGTERM; open answers get ten seconds to end."""
+    try:
+        make_server(service, listener, host, token).run(sockets=[listener])
+    finally:
+        service.worker.close()
