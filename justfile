@@ -61,7 +61,7 @@ crash N="1000":
 soak N="200":
     python -m tests.campaigns.soak --cycles {{ N }}
 
-# criterion benches of the crate, or a program of tests/bench: just bench rust | just bench data --runs 3
+# benches: just bench rust (criterion) | plan (predicted against actual) | startup | load, data
 bench NAME="rust" *ARGS:
     {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}
 

@@ -6,15 +6,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import click
 
+from picollm.cli.colour import paint
 from picollm.cli.knobs import LayeredCommand, train_options
-from picollm.cli.plan import planned
+from picollm.cli.plan import QUIET, STRICT, planned, quiet_codes, quieted, require_none
 from picollm.errors import PicoError, StoppedError
 from picollm.plan.knobs import BY_NAME
 from picollm.plan.render import render
@@ -26,21 +27,45 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # by default SIGUSR1 kills th
 
 @click.command("train", cls=LayeredCommand)
 @click.option("--dry-run", is_flag=True, help="print the plan, list what is missing, train nothing")
+@STRICT
+@QUIET
+@click.option("--measure-plan", type=click.Path(path_type=Path), hidden=True)  # plan --measure on several processes
 @train_options
-def command(request: TrainRequest, dry_run: bool) -> None:
+def command(
+    request: TrainRequest, dry_run: bool, strict: bool, quiet_warnings: tuple[str, ...], measure_plan: Path | None
+) -> None:
     """Train a base model. The same command again goes on with the same run; when it is finished, it says so."""
-    if dry_run:
-        click.echo(render(planned(request)), nl=False)
-        return
+    quiet = quiet_codes(quiet_warnings)
+    if dry_run or strict:
+        plan = quieted(planned(request), quiet)
+        if dry_run:
+            click.echo(paint(render(plan)), nl=False)
+        if strict:
+            require_none(plan.warnings)
+        if dry_run:
+            return
     if (request.nproc or 1) > 1 and "RANK" not in os.environ:
-        sys.exit(launch(request.nproc or 1, sys.argv[1:]))
-    from picollm.train.run import run_training
+        sys.exit(launch(request.nproc or 1, without_ranks(sys.argv[sys.argv.index("train") + 1 :])))
 
-    if "RANK" not in os.environ:
-        run_training(request)
-        return
+    def work() -> None:
+        from picollm.cli.measure import measure_into
+        from picollm.train.run import run_training
+
+        if measure_plan is not None:
+            measure_into(measure_plan)
+        else:
+            run_training(request if "RANK" not in os.environ else replace(request, nproc=None), quiet=quiet)
+
+    if "RANK" in os.environ:
+        as_a_rank(work)
+    else:
+        work()
+
+
+def as_a_rank(work: Callable[[], None]) -> None:
+    """Do it as one of torchrun's processes: rank 0 tells the process that started torchrun how it ended."""
     try:
-        run_training(replace(request, nproc=None))
+        work()
     except StoppedError as stopped:  # torchrun would call any other code a failure and start the workers again
         verdict(stopped.exit_code)
         if os.environ["RANK"] == "0":
@@ -59,13 +84,13 @@ def verdict(code: int) -> None:
         Path(path).write_text(str(code))
 
 
-def launch(ranks: int, arguments: list[str]) -> int:
-    """Run the same command on `ranks` processes; the exit code of the run, as `exit.json` has it."""
+def launch(ranks: int, options: list[str]) -> int:
+    """Run `picollm train` with these options on `ranks` processes; the exit code of the run, as `exit.json` has it."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "code"
         module = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                   f"--signals-to-handle={SIGNALS}", "-m", "picollm.train"]  # fmt: skip
-        words = [sys.executable, *module, *without_ranks(arguments[arguments.index("train") + 1 :])]
+        words = [sys.executable, *module, *options]
         # A session of its own: a Ctrl-C in the terminal would reach torchrun twice, once from us, and the second kills.
         child = subprocess.Popen(words, env={**os.environ, VERDICT: str(told)}, start_new_session=True)
         with forwarding(child):

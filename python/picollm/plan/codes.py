@@ -77,6 +77,12 @@ CODES = (
         remedy="the rule's number, which the warning names",
     ),
     Code(
+        "W403", "five validations in a row are worse than the best while training improves", by="train",
+        knobs=("max_epochs", "num_iterations", "dataset_name"),
+        why="The model has begun to learn its text by heart: what it gains on rows it has seen it loses on others.",
+        remedy="use the best checkpoint, which is kept; for another run fewer steps or more text",
+    ),
+    Code(
         "W404", "tokens per scaling parameter below 5 or above 100", by="plan",
         knobs=("target_param_data_ratio", "depth", "num_iterations"),
         why="Far below 8 to 12 a smaller model would be better for the same money; far above, a larger one.",
@@ -98,6 +104,11 @@ CODES = (
         "W407", "the run takes over seven days on this machine", by="plan", knobs=("target_flops", "depth", "nproc"),
         why="Most people who ask for this meant another machine.",
         remedy="a smaller budget, more devices, or --gpu to plan for another machine",
+    ),
+    Code(
+        "W501", "more than a tenth of a step waits for rows", by="train, plan --measure", knobs=("workers",),
+        why="The device idles while the loader fills the next batch: you pay for it all the same.",
+        remedy="more --workers (the warning names a number), or a faster disk",
     ),
     Code(
         "E501", "the loss stopped being a finite number, three times", by="train (exit 1)", knobs=("learning_rate",),

@@ -200,7 +200,7 @@ def memory(a: TrainPlan, b: TrainPlan) -> tuple[bool, str]:
     moved = []
     one = max(a.memory.total, b.memory.total)
     unit, name = (GIB, "GiB") if one >= GIB else (MIB, "MiB")
-    for field in ("weights", "gradients", "optimizer", "activations", "logits", "workspace"):
+    for field in ("weights", "gradients", "optimizer", "activations", "logits", "workspace", "holes"):
         before, after = getattr(a.memory, field), getattr(b.memory, field)
         if abs(after - before) > SAME_BYTES * one:
             moved.append(f"{field} {before / unit:.1f} → {after / unit:.1f}")

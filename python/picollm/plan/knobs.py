@@ -489,6 +489,7 @@ KNOBS = (
 )  # fmt: skip
 BY_NAME = {knob.name: knob for knob in KNOBS}
 HORIZONS = tuple(knob.name for knob in HORIZON_KNOBS)
+TIMED = ("max_minutes", "budget")  # horizons whose steps follow from a measured rate
 
 # Saying one of a group replaces the others where a weaker source (preset, file) had said them.
 GROUPS: tuple[tuple[str, ...], ...] = (

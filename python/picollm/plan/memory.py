@@ -18,14 +18,23 @@ LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2, "fp64": 8 + 8}  # per logit
 CHUNK_BYTES, CHUNK_LEAST, CHUNK_MOST, CHUNK_CPU = 2**28, 512, 8192, 512  # as model/loss.py has them; a test compares
 MUON_STACK = 64 * 2**20  # elements that are orthogonalised at a time
 MUON_COPIES = 4  # X, A = XXᵀ, its polynomial, the product
-FIXED = {"cuda": 2**30, "mps": 2**30, "cpu": 2**29}  # context and libraries; judgement
+# Context and libraries. CPU: resident after imports and a step, CPU build of torch 2.13 (223 MiB of it mapped files).
+FIXED = {"cuda": 2**30, "mps": 2**30, "cpu": 580 * 2**20}
+# Holes that the C library's heap keeps between tensors, over the activations: an aligned block never fits the hole
+# that one of its size left. glibc 2.36, depths 2 to 6: 0.6 to 1.2, and 2.6 at activations of 39 MiB (dev/LOG.md
+# 2026-11-22). Caching allocators of GPUs have few: they are in USABLE.
+HEAP_HOLES = {"cuda": 0.0, "mps": 0.0, "cpu": 1.0}
 USABLE = 0.92  # of a device's memory: the rest is fragments and other people's
 CPU_MICRO_TOKENS = 8192  # rows past this leave the caches and gain nothing; judgement
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device at the peak of a step, and what the device has (0: unknown)."""
+    """Bytes on one device at the peak of a step, and what the device has (0: unknown).
+
+    The parts are the ledger's; `holes` is what the heap cannot use again. `measured`: the peak of a process that took a
+    few steps; 0 where none did.
+    """
 
     weights: int
     gradients: int
@@ -34,14 +43,22 @@ class Memory:
     logits: int
     workspace: int
     available: int
+    holes: int = 0
+    measured: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.workspace
+        lines = self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.workspace
+        return lines + self.holes
+
+    @property
+    def peak(self) -> int:
+        """As measured, else as reckoned."""
+        return self.measured or self.total
 
     @property
     def fits(self) -> bool:
-        return self.available == 0 or self.total <= USABLE * self.available
+        return self.available == 0 or self.peak <= USABLE * self.available
 
 
 def table_bytes(device: str) -> int:
@@ -86,6 +103,7 @@ def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
         logits=logits,
         workspace=FIXED[place.device] + max(0, BACKWARD_TENSORS * unit - logits, muon - kept - logits),
         available=place.memory,
+        holes=round(HEAP_HOLES[place.device] * kept),
     )
 
 

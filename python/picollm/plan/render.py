@@ -8,7 +8,7 @@ from picollm.model.counts import checkpoint_bytes, count, flops_per_token, flops
 from picollm.plan.facts import Warning
 from picollm.plan.knobs import BY_NAME
 from picollm.plan.laws import batch_scale, lr_scale, width_scale
-from picollm.plan.memory import LOGIT_BYTES, table_bytes
+from picollm.plan.memory import LOGIT_BYTES, Memory, table_bytes
 from picollm.plan.rates import ADAMW
 from picollm.plan.trainplan import TrainPlan
 
@@ -115,16 +115,37 @@ def time_text(plan: TrainPlan) -> str:
     return f"{estimate.source} = {took} · {price}"
 
 
+def memory_unit(memory: Memory) -> tuple[int, str]:
+    """The unit in which the ledger's smaller lines still show."""
+    return (GIB, "GiB") if memory.weights >= GIB / 10 else (MIB, "MiB")
+
+
+def memory_parts(memory: Memory, whole_logits: int = 0) -> str:
+    """`weights 28 · grads 28 · … = 1,260 MiB`. `whole_logits`: bytes of logits that are never all there at once."""
+    unit, name = memory_unit(memory)
+
+    def figure(count: int) -> str:
+        return f"{count / unit:,.1f}" if unit == GIB or count < 10 * unit else f"{count / unit:,.0f}"
+
+    holes = f" · heap holes {figure(memory.holes)}" if memory.holes else ""
+    chunked = f" (not chunked: {figure(whole_logits)})" if whole_logits else ""
+    return (
+        f"weights {figure(memory.weights)} · grads {figure(memory.gradients)} · optimizer {figure(memory.optimizer)} · "
+        f"activations {figure(memory.activations)} · logits {figure(memory.logits)}{chunked} · "
+        f"rest {figure(memory.workspace)}{holes} = {figure(memory.total)} {name}"
+    )
+
+
 def resource_lines(plan: TrainPlan) -> Iterator[str]:
     m, tokens = plan.memory, plan.device_batch * plan.seq_len
-    unit, name = (GIB, "GiB") if m.total >= GIB else (MIB, "MiB")
-    whole = tokens * plan.model.padded_vocab * LOGIT_BYTES[plan.dtype]
-    parts = (
-        f"weights {m.weights / unit:.1f} · grads {m.gradients / unit:.1f} · optimizer {m.optimizer / unit:.1f} · "
-        f"activations {m.activations / unit:.1f} · logits {m.logits / unit:.1f} (not chunked: {whole / unit:.1f}) · "
-        f"rest {m.workspace / unit:.1f} = {m.total / unit:.1f}"
-    )
-    yield labelled(f"memory/device {name}", parts + (f" of {m.available / unit:,.0f}" if m.available else ""))
+    parts = memory_parts(m, tokens * plan.model.padded_vocab * LOGIT_BYTES[plan.dtype])
+    parts += f" of {m.available / GIB:,.0f}" + ("" if parts.endswith("GiB") else " GiB") if m.available else ""
+    yield labelled("memory/device", parts)
+    if plan.measured:
+        unit, name = memory_unit(m)
+        rate = plan.tokens_per_step / plan.measured.step
+        peak = f"peak memory {m.measured / unit:,.{1 if unit == GIB else 0}f} {name}, {rate:,.0f} tokens/s"
+        yield labelled("measured", f"{plan.measured}; {peak}")
     d = plan.disk
     have = f" (have {size(d.shards_present)})" if d.shards_present else ""
     written, kept = size(d.written * d.checkpoint, 0), size(d.kept * d.checkpoint, 0)
@@ -150,7 +171,7 @@ def finding_lines(plan: TrainPlan) -> Iterator[str]:
 def command(plan: TrainPlan) -> str:
     """The command that trains this plan: what was said, in canonical spelling, and the shards it was made for."""
     presets = {origin.text for name, origin in plan.origins.items() if origin.source == "preset"}
-    said = {name: value for name, value in plan.request.items() if plan.origins[name].source != "preset"}
+    said = {name: value for name, value in plan.request.items() if plan.origins[name].source not in ("preset", "rule")}
     if plan.data and "shards" not in said:
         said = {"shards": plan.data.path, **said}
     words = [word for preset in sorted(presets) for word in ("--preset", preset)]
@@ -172,7 +193,9 @@ def as_json(plan: TrainPlan) -> dict[str, Any]:
     """What `plan --json` prints (decision 27): counts, bytes and seconds as numbers."""
     model, counts = plan.model, count(plan.model)
     memory = {name: getattr(plan.memory, name) for name in ("weights", "gradients", "optimizer", "activations")}
-    memory |= {name: getattr(plan.memory, name) for name in ("logits", "workspace", "total", "available")}
+    memory |= {
+        name: getattr(plan.memory, name) for name in ("logits", "workspace", "holes", "total", "measured", "available")
+    }
     params = {name: getattr(counts, name) for name in ("embed", "value_embeds", "head", "matrices", "scalars", "total")}
     return {
         "schema": SCHEMA,
@@ -201,6 +224,7 @@ def as_json(plan: TrainPlan) -> dict[str, Any]:
         "schedule": plan.to_json()["schedule"],
         "memory": memory | {"fits": plan.memory.fits},
         "disk": plan.to_json()["disk"],
+        "measured": plan.measured.to_json() if plan.measured else None,
         "time": plan.to_json()["estimate"] | {"dollars": plan.estimate.dollars(plan.ranks)},
         "origins": {name: str(origin) for name, origin in plan.origins.items()},
         "notes": list(plan.notes),

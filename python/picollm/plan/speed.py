@@ -1,10 +1,13 @@
 """How long a plan takes on a machine: FLOPs over what the devices are assumed or measured to give."""
 
+from dataclasses import replace
+
 from picollm.model.config import ModelConfig
 from picollm.model.counts import flops_per_token
 from picollm.plan.horizon import Horizon
+from picollm.plan.measured import Measured
 from picollm.plan.request import TrainRequest
-from picollm.plan.trainplan import Estimate
+from picollm.plan.trainplan import Estimate, TrainPlan
 from picollm.runtime.machine import Machine
 
 TERA = 1e12
@@ -52,3 +55,21 @@ def estimate_of(
     figure = f"{peak:,.0f} TF" if peak >= 10 else f"{1000 * peak:,.0f} GF"
     devices = "" if machine.device == "cpu" else f"{ranks} x "
     return Estimate(rate, False, flops / rate, f"{text} FLOPs / ({devices}{figure} x {share:.0f} % assumed)", price)
+
+
+def validations(plan: TrainPlan) -> int:
+    """How often a run validates: at step 0, at each cadence, at the end."""
+    return 1 + -(-plan.steps // plan.eval_every)
+
+
+def with_measured(plan: TrainPlan, measured: Measured) -> TrainPlan:
+    """The plan with what was measured in place of what was assumed: time, rate, memory. Its warnings stay."""
+    training, validating = plan.steps * measured.step, validations(plan) * measured.validation_seconds
+    seconds = training + validating
+    source = (
+        f"{plan.steps:,} x {measured.step:.3g} s + {validations(plan)} x {measured.validation_seconds:.3g} s measured"
+    )
+    estimate = Estimate(plan.flops / seconds, True, seconds, source, plan.estimate.price)
+    return replace(
+        plan, estimate=estimate, memory=replace(plan.memory, measured=measured.peak_memory), measured=measured
+    )

@@ -9,6 +9,7 @@ from picollm.errors import CheckError, UsageError
 from picollm.model.config import ModelConfig
 from picollm.model.counts import count, flops_per_token
 from picollm.plan.facts import DataFacts, Problem, Warning
+from picollm.plan.measured import Measured
 from picollm.plan.memory import Disk, Memory
 from picollm.plan.rates import OptimPlan
 from picollm.plan.request import Interval, Origin
@@ -24,6 +25,9 @@ class Estimate:
     seconds: float
     source: str
     price: float
+
+    def tokens_per_second(self, model: ModelConfig) -> float:
+        return self.flops_per_second / flops_per_token(model)
 
     def dollars(self, ranks: int) -> float:
         return self.seconds / 3600 * ranks * self.price
@@ -69,6 +73,7 @@ class TrainPlan:
     notes: tuple[str, ...]
     origins: Mapping[str, Origin]
     request: Mapping[str, Any]
+    measured: Measured | None = None
 
     @property
     def seq_len(self) -> int:
@@ -115,6 +120,7 @@ class TrainPlan:
             "warnings": [asdict(warning) for warning in self.warnings],
             "problems": [asdict(problem) for problem in self.problems],
             "notes": list(self.notes),
+            "measured": self.measured.to_json() if self.measured else None,
         }
 
     @classmethod
@@ -142,6 +148,7 @@ class TrainPlan:
                 "warnings": tuple(Warning(**one) for one in value["warnings"]),
                 "problems": tuple(Problem(**one) for one in value["problems"]),
                 "notes": tuple(value["notes"]),
+                "measured": Measured.from_json(value["measured"]) if value.get("measured") else None,
                 "origins": {name: Origin(*pair) for name, pair in value["origins"].items()},
             }
         )

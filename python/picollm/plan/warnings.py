@@ -10,6 +10,7 @@ from picollm.plan import laws
 from picollm.plan.facts import Warning
 from picollm.plan.trainplan import TrainPlan
 from picollm.runtime.machine import Machine
+from picollm.runtime.pace import MOST_WAITING
 
 EMBEDDING_SHARE = 0.5
 HEAD_DIM_MIN = 32
@@ -88,6 +89,9 @@ def device_warnings(plan: TrainPlan, machine: Machine) -> Iterator[Warning]:
     if short and not windowed:
         text = f"{plan.model.window_pattern} runs as masked full attention here, slower than L; the plan stays"
         yield Warning("W301", text)
+    if plan.measured and plan.measured.waiting > MOST_WAITING:
+        text, _, remedy = starving(plan, plan.measured.waiting).partition(": ")
+        yield Warning("W501", text, remedy)
     if plan.dtype == "bf16" and machine.capability is not None and machine.capability < BF16_SINCE:
         major, minor = machine.capability
         yield Warning("W302", f"bf16 is emulated on SM {major}{minor}", "--dtype fp32")
@@ -119,6 +123,11 @@ def effort_warnings(plan: TrainPlan) -> Iterator[Warning]:
         yield Warning(
             "W407", f"about {plan.estimate.seconds / DAY:,.0f} days on this machine", "a smaller budget, or GPUs"
         )
+
+
+def starving(plan: TrainPlan, share: float) -> str:
+    """W501: what to do when rows come too slowly."""
+    return f"{100 * share:.0f} % of a step waits for data: --workers {2 * plan.workers} (now {plan.workers})"
 
 
 def disk_warnings(plan: TrainPlan, free: int) -> Iterator[Warning]:

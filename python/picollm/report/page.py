@@ -1,7 +1,7 @@
 """One Markdown page about a run: what it is, what it can do against simple predictors, how it was made. No torch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from picollm.model.counts import count
@@ -69,6 +69,13 @@ def opening(run: Run, plan: TrainPlan | None) -> Iterator[str]:
     if line := honesty(run, plan):
         yield ""
         yield f"> {line}"
+    for warning in run.kind("warning"):
+        if warning.get("code") == "W403":
+            yield ""
+            yield (
+                f"**W403** by step {warning['step']:,} validation had been worse than at step {warning['best']:,} five"
+                f" times while training improved (gap {warning['gap']:.2f} nats): it was learning its text by heart."
+            )
 
 
 def what_it_is(run: Run, plan: TrainPlan | None) -> str:
@@ -211,19 +218,41 @@ def budget(run: Run, plan: TrainPlan | None) -> Iterator[str]:
         return
     yield "## Predicted and actual"
     yield ""
-    yield "| | predicted | actual |"
-    yield "|---|--:|--:|"
+    yield "| | predicted | actual | error |"
+    yield "|---|--:|--:|--:|"
     if plan is not None:
-        yield f"| steps | {plan.steps:,} | {run.steps_done:,} |"
-        yield f"| tokens | {plan.tokens:,} | {run.tokens_done:,} |"
-        expected = clock(plan.estimate.seconds) if plan.estimate.seconds and not is_sft(plan) else "–"
-        yield f"| time | {expected} | {clock(run.seconds)} |"
-        if (peak := max((line.get("mem_peak") or 0 for line in run.kind("step")), default=0)) and not is_sft(plan):
-            yield f"| memory | {mib(plan.memory.total)} | {mib(peak)} |"
+        yield f"| steps | {plan.steps:,} | {run.steps_done:,} | |"
+        yield f"| tokens | {plan.tokens:,} | {run.tokens_done:,} | |"
+        expects = not is_sft(plan)  # its plan inherits these figures from the base run, so they are not of this one
+        yield from predictions(run, plan) if expects else [f"| time | – | {clock(run.seconds)} | |"]
+        if expects:
+            yield ""
+            basis = f"measured before the run, {plan.measured}" if plan.measured else "formulas and an assumed share of"
+            yield f"Predicted from: {basis}" + ("." if plan.measured else " the peak rate (`picollm plan --measure`).")
     yield ""
     yield speeds(run)
     yield ""
     yield shares(run)
+
+
+def predictions(run: Run, plan: TrainPlan) -> Iterator[str]:
+    """Time, speed, memory and cost: as the plan had them, as the run went, and by how much they differ."""
+
+    def row(name: str, said: float, found: float, form: Callable[[float], str]) -> str:
+        whole = run.steps_done == plan.steps or name not in ("time", "cost")
+        error = f"{100 * (said / found - 1):+.0f} %" if said and found and whole else ""
+        return f"| {name} | {form(said) if said else '–'} | {form(found)} | {error} |"
+
+    estimate = plan.estimate
+    yield row("time", estimate.seconds, run.seconds, clock)
+    predicted = plan.tokens_per_step / plan.measured.step if plan.measured else estimate.tokens_per_second(plan.model)
+    if rate := run.median("tok_s"):
+        yield row("tokens/s", predicted, rate, lambda value: f"{value:,.0f}")
+    if peak := max((line.get("mem_peak") or 0 for line in run.kind("step")), default=0):
+        yield row("memory", plan.memory.peak, peak, mib)
+    if estimate.price:
+        actual = run.seconds / 3600 * plan.ranks * estimate.price
+        yield row("cost", estimate.dollars(plan.ranks), actual, lambda value: f"${value:,.2f}")
 
 
 def speeds(run: Run) -> str:

@@ -5,6 +5,8 @@ from collections import deque
 
 FIRST_STEPS = 10  # of a process: caches and allocators still warm up, so they do not count
 WINDOW = 50
+LOOKED_AT = 20  # counted steps after which the share of waiting is judged, once
+MOST_WAITING = 0.10  # of a step: more, and the device idles for want of rows
 
 
 class Pace:
@@ -14,14 +16,23 @@ class Pace:
         self.seen = 0
         self.all: deque[float] = deque(maxlen=WINDOW)
         self.counted: deque[float] = deque(maxlen=WINDOW)
+        self.waits: list[float] = []
         self.costs: dict[str, list[float]] = {}
 
-    def step(self, seconds: float, flags: list[str]) -> None:
-        """`flags` says why the step is not typical; such a step does not count."""
+    def step(self, seconds: float, flags: list[str], waited: float = 0.0) -> float | None:
+        """`flags` says why the step is not typical; such a step does not count. `waited`: its seconds without rows.
+
+        Returns, once, the median share of waiting where it is more than it should be.
+        """
         self.seen += 1
         self.all.append(seconds)
         if not flags:
             self.counted.append(seconds)
+            if len(self.waits) < LOOKED_AT:
+                self.waits.append(waited / seconds)
+                if len(self.waits) == LOOKED_AT and (share := statistics.median(self.waits)) > MOST_WAITING:
+                    return share
+        return None
 
     @property
     def warming(self) -> bool:

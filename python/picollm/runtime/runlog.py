@@ -24,8 +24,19 @@ TIME_FIELDS = frozenset({"t", "dt_ms", "data_wait_ms", "opt_ms", "tok_s", "mfu_b
 class RunLog:
     """The log of one run in `directory`; with None (the other ranks, throw-away runs) nothing is kept."""
 
-    def __init__(self, directory: Path | None, *, screen: TextIO | None = None, every: int = 10) -> None:
-        """`screen`: where progress goes, or None. `every`: steps between progress lines without a terminal."""
+    def __init__(
+        self,
+        directory: Path | None,
+        *,
+        screen: TextIO | None = None,
+        every: int = 10,
+        quiet: frozenset[str] = frozenset(),
+    ) -> None:
+        """`screen`: where progress goes, or None. `every`: steps between progress lines without a terminal.
+
+        `quiet`: codes of warnings that are not said; those about the run itself are still recorded.
+        """
+        self.quiet = quiet
         self.directory = directory
         self.screen = screen
         self.every = every
@@ -49,6 +60,11 @@ class RunLog:
         self.append(TEXT, "".join(f"{stamp} {line}\n" for line in text.splitlines()))
         self.show(("\r\x1b[K" if self.on_line else "") + text + "\n")
         self.on_line = False
+
+    def warn(self, code: str, text: str) -> None:
+        """A coded warning, unless it was asked to be quiet."""
+        if code not in self.quiet:
+            self.say(f"{code} {text}")
 
     def progress(self, step: int, text: str, *, last: bool = False) -> None:
         """The line of this step: rewritten in place on a terminal, else printed every `every` steps."""
@@ -117,7 +133,14 @@ class RunLog:
         self.files = {}
 
 
-def open_log(directory: Path, step: int | None, *, screen: TextIO | None = sys.stderr, every: int = 10) -> RunLog:
+def open_log(
+    directory: Path,
+    step: int | None,
+    *,
+    screen: TextIO | None = sys.stderr,
+    every: int = 10,
+    quiet: frozenset[str] = frozenset(),
+) -> RunLog:
     """The log of a run that stands at `step`: what was written after it is cut, the clock goes on where it stopped.
 
     None: the run starts, or starts again because it was killed before its first checkpoint; all lines are cut.
@@ -127,7 +150,7 @@ def open_log(directory: Path, step: int | None, *, screen: TextIO | None = sys.s
     checkpoint knows nothing.
     """
     kept = cut(directory / METRICS, step)
-    log = RunLog(directory, screen=screen, every=every)
+    log = RunLog(directory, screen=screen, every=every, quiet=quiet)
     log.start -= kept[-1]["t"] if kept else 0.0
     return log
 

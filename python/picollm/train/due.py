@@ -12,6 +12,7 @@ from picollm.evals.result import BitsPerByte
 from picollm.plan.trainplan import TrainPlan
 from picollm.runtime import durable
 from picollm.runtime.runlog import RunLog
+from picollm.train.meters import WORSE_EVALS
 from picollm.train.state import Parts, contents
 
 COLLECT_EVERY = 5000  # steps between garbage collections when no evaluation comes
@@ -54,14 +55,22 @@ def evaluate(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     fields = result.to_json()
     log.record("eval", step=parts.step, name="val", **fields, seconds=round(seconds, 3), dtype=plan.dtype)
     log.say(f"step {parts.step:,}: val {result.bpb:.4f} bits per byte ({result.tokens:,} tokens, {seconds:.1f} s)")
-    note_best(parts, result)
+    grown = parts.meters.validated(note_best(parts, result))
+    if grown and parts.best is not None:
+        gap = result.loss - parts.meters.ema
+        text = f"val worse for {WORSE_EVALS} evals while train improves (gap {gap:.2f}): best checkpoint is step"
+        log.record("warning", step=parts.step, code="W403", gap=gap, best=parts.best["step"])
+        log.warn("W403", f"{text} {parts.best['step']:,}")
     gc.collect()
 
 
-def note_best(parts: Parts, result: BitsPerByte) -> None:
-    if parts.best is None or result.bpb < float.fromhex(parts.best["bpb_hex"]):
+def note_best(parts: Parts, result: BitsPerByte) -> bool:
+    """Remember a result if it is the best so far; whether it is."""
+    best = parts.best is None or result.bpb < float.fromhex(parts.best["bpb_hex"])
+    if best:
         parts.best = {"step": parts.step, "bpb": result.bpb, "bpb_hex": result.bpb.hex(), "set_hash": result.set_hash}
         write_best(parts)
+    return best
 
 
 def write_best(parts: Parts) -> None:

@@ -1,25 +1,31 @@
-"""How fast this machine trains this plan: a few throw-away steps, before a horizon of time becomes steps."""
+"""How fast this machine trains this plan: a few throw-away steps, for `plan --measure` and for horizons of time."""
 
 import importlib.util
+import math
 import shutil
 import statistics
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from picollm.errors import UsageError
+from picollm.loader.batch import Batch
 from picollm.loader.stream import Stream
 from picollm.model.counts import flops_per_token
 from picollm.model.init import build
 from picollm.model.roles import roles
 from picollm.optim.sharded import Optimizer
+from picollm.plan.measured import Measured
 from picollm.plan.resolve import EVAL_SHARE, VAL_MIN, VAL_SHARE
 from picollm.plan.schedule import rates_at
 from picollm.plan.trainplan import TrainPlan
+from picollm.runtime.device import peak_memory, synchronise
 from picollm.runtime.dist import World
 from picollm.runtime.precision import compute_dtype
 from picollm.train.state import Parts
+from picollm.train.state import Stream as RowStream
 from picollm.train.step import update
 from picollm.train.validate import packing_of
 
@@ -60,13 +66,105 @@ def compile_obstacle(device: torch.device) -> str | None:
     return None
 
 
-def build_parts(plan: TrainPlan, world: World) -> Parts:
+def build_parts(plan: TrainPlan, world: World, stream: RowStream | None = None) -> Parts:
     """Model with its initial weights, optimizer with its state, rows from the start. Equal on every rank."""
     model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype))
     if plan.compile and compile_obstacle(world.device) is None:
+        torch.use_deterministic_algorithms(world.device.type == "cpu")  # the compiler's own choices too
         model.compile(dynamic=False, fullgraph=True)
     optimizer = Optimizer(model, roles(model), plan.optim, world)
-    return Parts(model, optimizer, open_stream(plan, world), world)
+    return Parts(model, optimizer, stream or open_stream(plan, world), world)
+
+
+class RandomRows:
+    """Rows of the plan's shape for steps that are only timed: no shards are asked."""
+
+    def __init__(self, plan: TrainPlan, world: World) -> None:
+        self.plan, self.device = plan, world.device
+        self.generator = torch.Generator().manual_seed(plan.seed + world.rank)
+
+    def next_step(self) -> list[Batch]:
+        return [self.batch() for _ in range(self.plan.micro_steps)]
+
+    def batch(self) -> Batch:
+        size = (self.plan.device_batch, self.plan.seq_len + 1)
+        ids = torch.randint(self.plan.model.vocab_size, size, generator=self.generator).to(self.device)
+        return Batch(ids[:, :-1].int(), ids[:, 1:].contiguous())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Timed(NamedTuple):
+    """Seconds of a step and, of these, seconds until its rows were there; of the slowest rank."""
+
+    seconds: float
+    waited: float
+
+
+def timed_steps(plan: TrainPlan, parts: Parts, started: float, most: float) -> list[Timed]:
+    """STEPS throw-away steps, the first WARM of which are left out; fewer once `most` seconds since `started` are over.
+
+    All ranks must call this; all get the same figures.
+    """
+    found: list[Timed] = []
+    for _ in range(STEPS):
+        start = time.monotonic()
+        batches = parts.stream.next_step()
+        waited = time.monotonic() - start
+        update(parts, batches, rates_at(0, plan.schedule))
+        synchronise(parts.world.device)
+        now = time.monotonic()
+        own = torch.tensor([now - start, waited, now - started], dtype=torch.float64, device=parts.world.device)
+        seconds, waited, total = parts.world.max_(own).tolist()
+        found.append(Timed(seconds, waited))
+        if total > most and len(found) > WARM:
+            break
+    return found[WARM:] or found
+
+
+def measure(plan: TrainPlan, world: World, peak: float) -> Measured:
+    """Eight real steps of `plan`, after two to warm up, and a part of a validation. `peak`: FLOP/s of one device.
+
+    Rows come from the plan's shards where it has any that fit it, else they are random. All ranks must call this; all
+    get the same figures. What it trains is thrown away.
+    """
+    real = plan.data is not None and plan.data.vocab_size == plan.model.vocab_size and plan.data.train_tokens > 0
+    parts = build_parts(plan, world, None if real else RandomRows(plan, world))
+    try:
+        steps = timed_steps(plan, parts, time.monotonic(), math.inf)
+        validating = validation_seconds(plan, parts)
+    finally:
+        parts.stream.close()
+    held = torch.tensor(peak_memory(world.device), dtype=torch.float64, device=world.device)
+    step = statistics.median(one.seconds for one in steps)
+    flops = plan.tokens_per_step * flops_per_token(plan.model) / step
+    return Measured(
+        step_seconds=tuple(one.seconds for one in steps),
+        validation_seconds=validating,
+        waiting=statistics.median(one.waited / one.seconds for one in steps),
+        peak_memory=int(world.max_(held)),
+        mfu=flops / (world.size * peak) if peak else None,
+        rows=f"shards {plan.data.name}" if real and plan.data else "random rows (no shards of this vocabulary)",
+    )
+
+
+@torch.no_grad()
+def validation_seconds(plan: TrainPlan, parts: Parts) -> float:
+    """Seconds that one validation will take, from the faster of two passes over one micro-batch."""
+    batch = RandomRows(plan, parts.world).batch()
+    best = math.inf
+    for _ in range(2):
+        start = time.monotonic()
+        parts.model.token_losses(batch.inputs, batch.targets)
+        synchronise(parts.world.device)
+        best = min(best, time.monotonic() - start)
+    slowest = parts.world.max_(torch.tensor(best, dtype=torch.float64, device=parts.world.device))
+    return float(slowest) * plan.val_tokens / (batch.targets.numel() * parts.world.size)
 
 
 def flops_rate(plan: TrainPlan, world: World, minutes: float) -> float:
@@ -78,23 +176,14 @@ def flops_rate(plan: TrainPlan, world: World, minutes: float) -> float:
     started = time.monotonic()
     budget = 60 * minutes
     parts = build_parts(plan, world)
-    seconds: list[float] = []
     try:
-        while len(seconds) < STEPS:
-            start = time.monotonic()
-            update(parts, parts.stream.next_step(), rates_at(0, plan.schedule))
-            now = time.monotonic()
-            slowest = torch.tensor([now - start, now - started], dtype=torch.float64, device=world.device)
-            step, total = world.max_(slowest).tolist()
-            seconds.append(step)
-            if total > MOST * budget and len(seconds) > WARM:
-                break
+        steps = timed_steps(plan, parts, started, MOST * budget)
     finally:
         parts.stream.close()
-    rate = plan.tokens_per_step * flops_per_token(plan.model) / statistics.median(seconds[WARM:] or seconds)
+    rate = plan.tokens_per_step * flops_per_token(plan.model) / statistics.median(one.seconds for one in steps)
     left = 1 - float(world.max_(torch.tensor(time.monotonic() - started, dtype=torch.float64))) / budget
     if left <= 0:
-        raise UsageError(f"{minutes:g} minutes are over after {len(seconds)} steps of measuring", hint="more minutes")
+        raise UsageError(f"{minutes:g} minutes are over after {len(steps)} steps of measuring", hint="more minutes")
     return rate * training_share(left, EVALS * VAL_MIN * flops_per_token(plan.model) / 3 / rate / budget)
 
 

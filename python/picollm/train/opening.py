@@ -8,11 +8,13 @@ from typing import Any
 
 from picollm.ckpt import protocol
 from picollm.ckpt.schema import STEP_NAME
-from picollm.errors import CheckError, MissingError, PlanMismatch, UsageError
+from picollm.errors import CheckError, MissingError, PicoError, PlanMismatch, UsageError
 from picollm.plan import config as toml
 from picollm.plan.facts import DataFacts
+from picollm.plan.knobs import TIMED
 from picollm.plan.request import TrainRequest
 from picollm.plan.resolve import resolve
+from picollm.plan.speed import with_measured
 from picollm.plan.trainplan import TrainPlan, same_run
 from picollm.runtime import durable
 from picollm.runtime.machine import Machine
@@ -21,8 +23,8 @@ PLAN = "plan.json"
 CONFIG = "config.toml"
 EXIT = "exit.json"
 CHECKPOINTS = "checkpoints"
+MEASURED, MEASURED_FORMAT = "measured.json", "picollm-measured/1"
 FORMAT = "picollm-run/1"
-TIMED = ("max_minutes", "budget")
 PRIVATE = 0o700
 RESUME_WORDS = (None, "auto", "never")
 
@@ -103,7 +105,7 @@ def open_run(request: TrainRequest, runs: Path, machine: Machine, facts_of: Fact
     if saved is None:
         plan.require()
         enter(directory, hold)
-        return Opened(directory, plan, measure=plan.horizon in TIMED)
+        return Opened(directory, informed(plan, directory), measure=plan.horizon in TIMED)
     if request.resume == "never":
         raise UsageError(f"{directory} exists", hint="--name another, or --resume auto to go on with it")
     if saved.horizon in TIMED and plan.horizon == saved.horizon:  # its length was measured once and stays
@@ -114,8 +116,39 @@ def open_run(request: TrainRequest, runs: Path, machine: Machine, facts_of: Fact
             hint="give the options it was started with, or another --name",
         )
     plan = replace(plan.require(), name=saved.name)
+    if saved.measured and placement(saved) == placement(plan):
+        plan = with_measured(plan, saved.measured)
     enter(directory, hold)
     return standing(directory, plan)
+
+
+def keep_measured(plan: TrainPlan, directory: Path) -> Path:
+    """Leave the figures of `plan --measure` where the run of this plan will look for them."""
+    try:
+        directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise durable.failure(directory, "create", error) from error
+    durable.write_json(directory / MEASURED, {"format": MEASURED_FORMAT, "plan": plan.to_json()})
+    return directory / MEASURED
+
+
+def informed(plan: TrainPlan, directory: Path) -> TrainPlan:
+    """The plan with figures that were measured for it on these devices; without, where there are none that fit."""
+    try:
+        value = durable.read_json(directory / MEASURED)
+        prior = TrainPlan.from_json(value["plan"]) if value["format"] == MEASURED_FORMAT else None
+    except (PicoError, ValueError, KeyError, TypeError):
+        return plan  # estimates do
+    if prior is None or prior.measured is None or plan.horizon in TIMED:
+        return plan
+    if same_run(prior, plan) or placement(prior) != placement(plan):
+        return plan
+    return with_measured(plan, prior.measured)
+
+
+def placement(plan: TrainPlan) -> tuple[object, ...]:
+    """What of a plan decides its speed and memory beside its sizes."""
+    return plan.device, plan.machine, plan.ranks, plan.device_batch, plan.compile, plan.workers
 
 
 def enter(directory: Path, hold: ExitStack) -> None:

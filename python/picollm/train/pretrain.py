@@ -11,6 +11,7 @@ from picollm.model.counts import flops_per_token
 from picollm.plan.rates import MUON_LR
 from picollm.plan.schedule import Rates, rates_at
 from picollm.plan.trainplan import TrainPlan
+from picollm.plan.warnings import starving
 from picollm.runtime.device import peak_memory
 from picollm.runtime.pace import duration
 from picollm.runtime.runlog import RunLog
@@ -51,7 +52,8 @@ def note(
         ("warm", parts.pace.warming),
         ("after_eval", parts.evaluated == parts.step - 1),
     ) if holds]  # fmt: skip
-    parts.pace.step(seconds, flags)
+    if (waiting := parts.pace.step(seconds, flags, waited)) is not None:
+        log.warn("W501", starving(plan, waiting))
     tokens_per_second = plan.tokens_per_step / seconds
     mfu = share_of_peak(plan, parts, tokens_per_second)
     log.record(

@@ -9,10 +9,11 @@ from typing import Any, TextIO
 
 import torch
 
-from picollm.errors import OutOfMemoryError, PicoError, StoppedError
+from picollm.errors import PicoError, StoppedError
 from picollm.layout import Layout
 from picollm.loader.stream import Stream
 from picollm.model.counts import flops_per_token
+from picollm.plan.measured import Measured
 from picollm.plan.render import render
 from picollm.plan.request import TrainRequest
 from picollm.plan.resolve import resolve
@@ -27,7 +28,8 @@ from picollm.runtime.together import on_rank_zero
 from picollm.tok.tokenizer import Tokenizer
 from picollm.train.data import facts, tokenizer_bytes
 from picollm.train.due import named, renew_log, thaw_garbage, write_best
-from picollm.train.measure import build_parts, compile_obstacle, flops_rate
+from picollm.train.exhausted import said_as_error
+from picollm.train.measure import build_parts, compile_obstacle, flops_rate, measure
 from picollm.train.opening import EXIT, Opened, begin, open_run
 from picollm.train.pretrain import diverged, pretrain
 from picollm.train.state import Home, Parts, restore, versions
@@ -37,10 +39,17 @@ TORCHRUN = "TORCHELASTIC_RUN_ID"
 WEEK = 7 * 86_400
 
 
-def run_training(request: TrainRequest, *, layout: Layout | None = None, screen: TextIO | None = sys.stderr) -> Path:
+def run_training(
+    request: TrainRequest,
+    *,
+    layout: Layout | None = None,
+    screen: TextIO | None = sys.stderr,
+    quiet: frozenset[str] = frozenset(),
+) -> Path:
     """Start the run that `request` means, or go on with it; returns its folder once it is finished or capped.
 
-    Every rank of a torchrun world calls this; alone it is a world of one. `screen` gets progress, from rank 0.
+    Every rank of a torchrun world calls this; alone it is a world of one. `screen` gets progress, from rank 0;
+    `quiet` are codes of warnings that are not said.
     Raises StoppedError (exit 130, 143, 75) after a signal, with everything saved; DivergedError, OutOfMemoryError,
     and what opening a run raises (2 usage, 3 checks, 4 missing). Once the run's folder exists, `exit.json` says how
     it ended.
@@ -58,11 +67,24 @@ def run_training(request: TrainRequest, *, layout: Layout | None = None, screen:
             return opened.directory
         try:
             on_rank_zero(world, lambda: begin(opened, versions()))
-            train_opened(opened, world, peak, screen)
+            train_opened(opened, world, peak, screen, quiet)
         except PicoError as error:
             leave(opened.directory, world, type(error).__name__, error.exit_code, error.message)
             raise
         return opened.directory
+
+
+def measure_here(plan: TrainPlan) -> Measured:
+    """Eight real steps of `plan` on this machine; every rank of its world calls this. Nothing is kept.
+
+    Raises OutOfMemoryError where they do not fit, UsageError where the plan is for another device.
+    """
+    with World.open(device.choose(plan.device)) as world:
+        device.settle(world.device)
+        rng.seed_all(plan.seed)
+        peak, _ = peak_flops(TrainRequest.from_json(plan.request), world)
+        with said_as_error(plan):
+            return measure(plan, world, peak)
 
 
 def peak_flops(request: TrainRequest, world: World) -> tuple[float, str]:
@@ -105,13 +127,16 @@ def shared_peak(peak: tuple[float, str], world: World) -> tuple[float, str]:
     return (flops * world.size if world.device.type == "cpu" else flops), source
 
 
-def train_opened(opened: Opened, world: World, peak: tuple[float, str], screen: TextIO | None) -> None:
+def train_opened(
+    opened: Opened, world: World, peak: tuple[float, str], screen: TextIO | None, quiet: frozenset[str]
+) -> None:
     """Build, resume if there is something to resume, train, and say how it ended."""
     plan = opened.plan
     assert plan.data is not None
     rng.seed_all(plan.seed)
     parent = os.getppid() if TORCHRUN in os.environ else None
-    parts = build_parts(plan, world)
+    with said_as_error(plan):
+        parts = build_parts(plan, world)
     try:
         parts.stop = Stop(parent)
         parts.peak_flops = peak[0]
@@ -122,7 +147,7 @@ def train_opened(opened: Opened, world: World, peak: tuple[float, str], screen: 
         parts.evaluate = validator(plan, parts.model, lengths, world, parts.stop)
         if opened.resume is not None:
             restore(parts, opened.resume)
-        log = open_together_log(opened, parts, peak, screen)
+        log = open_together_log(opened, parts, peak, screen, quiet)
         try:
             carry_out(plan, parts, log)
         finally:
@@ -131,16 +156,19 @@ def train_opened(opened: Opened, world: World, peak: tuple[float, str], screen: 
         parts.stream.close()
 
 
-def open_together_log(opened: Opened, parts: Parts, peak: tuple[float, str], screen: TextIO | None) -> RunLog:
+def open_together_log(
+    opened: Opened, parts: Parts, peak: tuple[float, str], screen: TextIO | None, quiet: frozenset[str]
+) -> RunLog:
     """Rank 0's log with its header, cut to where the run stands; elsewhere a log that keeps nothing."""
     if parts.world.rank != 0:
         return RunLog(None)
-    log = open_log(opened.directory, parts.step if opened.resume else None, screen=screen)
+    log = open_log(opened.directory, parts.step if opened.resume else None, screen=screen, quiet=quiet)
     for note in opened.notes:
         log.say(f"warning: {note}")
     plan = opened.plan
     if opened.resume is None:
-        log.say(render(plan).rstrip("\n"))
+        heard = tuple(warning for warning in plan.warnings if warning.code not in quiet)
+        log.say(render(replace(plan, warnings=heard)).rstrip("\n"))
         log.record("run", **header(plan, parts, peak))
     else:
         assert parts.home is not None
@@ -150,6 +178,12 @@ def open_together_log(opened: Opened, parts: Parts, peak: tuple[float, str], scr
         log.say(f"{opened.directory}: goes on at step {parts.step:,} of {plan.steps:,}")
     for remark in remarks(plan, parts):
         log.say(remark)
+    if plan.compile:
+        obstacle = compile_obstacle(parts.world.device)
+        if obstacle:
+            log.warn("W304", f"torch.compile unavailable ({obstacle}): running eager")
+        else:
+            log.say("compiling: the first step takes a minute or two")
     return log
 
 
@@ -177,10 +211,6 @@ def remarks(plan: TrainPlan, parts: Parts) -> list[str]:
             f"{plan.micro_steps} micro-steps = {plan.tokens_per_step:,} tokens/step"]  # fmt: skip
     if isinstance(parts.stream, Stream):
         said += [f"warning: {note}" for note in parts.stream.notes]
-    if plan.compile:
-        obstacle = compile_obstacle(parts.world.device)
-        waiting = "compiling: the first step takes a minute or two"
-        said.append(f"W304 torch.compile unavailable ({obstacle}): running eager" if obstacle else waiting)
     if plan.estimate.seconds > WEEK:
         said.append(f"warning: this will take about {duration(plan.estimate.seconds)} here")
     if parts.world.device.type == "cuda" and (seen := torch.cuda.device_count()) > parts.world.size:
@@ -194,14 +224,8 @@ def carry_out(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     Raises StoppedError after a signal and DivergedError after three steps without finite numbers, both saved.
     """
     try:
-        with watch(parts.stop):
+        with watch(parts.stop), said_as_error(plan):
             pretrain(plan, parts, log)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(plan, error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise out_of_memory(plan, error) from error
-        raise
     finally:
         thaw_garbage()
     assert parts.home is not None
@@ -236,14 +260,6 @@ def ending(plan: TrainPlan, parts: Parts) -> PicoError | None:
 def best_line(parts: Parts) -> str:
     return (
         f"best {parts.best['bpb']:.4f} bits per byte at step {parts.best['step']:,}" if parts.best else "no validation"
-    )
-
-
-def out_of_memory(plan: TrainPlan, error: BaseException) -> OutOfMemoryError:
-    half = max(1, plan.device_batch // 2)
-    return OutOfMemoryError(
-        f"out of memory at {plan.device_batch} rows per device: {error}",
-        hint=f"--device-batch-size {half} (same result), or a smaller --depth or --max-seq-len",
     )
 
 

@@ -73,6 +73,7 @@ def forward_backward(parts: Parts, batches: Sequence[Batch], n_valid: int) -> tu
         loss_sum = parts.model(batch.inputs, batch.targets, batch.documents)
         (loss_sum / max(1, n_valid)).backward()
         nats += loss_sum.detach().double()
+        del loss_sum  # its graph is small, but scattered: alive in the next forward it would keep the heap in pieces
     own = float(nats)
     return own, float(parts.world.sum_(nats)) / max(1, n_valid)
 
