@@ -52,14 +52,19 @@ class Shape:
         return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
     def logprobs(self, tokens: Sequence[Token], offset: int = 0) -> Json:
-        """Of each token its log-probability in nats and that of the likeliest; by ids and bytes, so nothing is lost."""
+        """Of each token its log-probability in nats, and the likeliest others.
+
+        Completions have these by text, as OpenAI has, where tokens that are half a character look alike; `content` has
+        them by id and bytes in both kinds of answer.
+        """
+        content = [self._entry(token) for token in tokens]
         if self.chat:
-            return {"content": [self._entry(token) for token in tokens]}
+            return {"content": content}
         spelled = [self._text(token.id) for token in tokens]
         offsets = [offset + sum(map(len, spelled[:n])) for n in range(len(spelled))]
         top = [{self._text(other): value for other, value in token.alternatives} for token in tokens]
         return {"tokens": spelled, "token_logprobs": [token.log_probability for token in tokens],
-                "top_logprobs": top, "text_offset": offsets}  # fmt: skip
+                "top_logprobs": top, "text_offset": offsets, "content": content}  # fmt: skip
 
     def _entry(self, token: Token) -> Json:
         others = [self._one(other, value) for other, value in token.alternatives]

@@ -180,10 +180,9 @@ async function continueText(prompt) {
   try {
     for await (const chunk of events("/v1/completions", body)) {
       const found = chunk.choices[0].logprobs;
-      for (let i = 0; i < (found?.tokens.length ?? 0); i++) {
-        const token = { text: found.tokens[i], logprob: found.token_logprobs[i], top: found.top_logprobs[i] };
+      for (const token of found?.content ?? []) {
         const index = story.tokens.push(token) - 1;
-        const button = make("button", { type: "button", className: "token", textContent: token.text });
+        const button = make("button", { type: "button", className: "token", textContent: token.token });
         button.title = `${(100 * Math.exp(token.logprob)).toFixed(1)} %`;
         button.onmouseenter = button.onfocus = button.onclick = () => odds(index);
         $("written").append(button);
@@ -195,7 +194,7 @@ async function continueText(prompt) {
 }
 function odds(index) {
   const token = story.tokens[index];
-  const rows = Object.entries(token.top).map(([text, value]) => [text, Math.exp(value)]);
+  const rows = token.top_logprobs.map((other) => [other.token, Math.exp(other.logprob)]);
   const rest = Math.max(0, 1 - rows.reduce((sum, [, p]) => sum + p, 0));
   const line = (text, p, act) => make("tr", {},
     make("td", {}, act ? make("button", { type: "button", className: "token", textContent: text, onclick: act }) : text),
@@ -205,7 +204,7 @@ function odds(index) {
     ...rows.map(([text, p]) => line(text, p, () => branch(index, text))), line("all others", rest));
 }
 function branch(index, text) {
-  const kept = story.tokens.slice(0, index).map((token) => token.text).join("");
+  const kept = story.tokens.slice(0, index).map((token) => token.token).join("");
   continueText(story.prompt + kept + text);
   $("text").value = story.prompt;
   retokenize();
