@@ -26,7 +26,7 @@ test-rust:
 
 # a file's tests run in one process; one thread each, so that two workers fill two cores
 test-python *ARGS:
-    OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile {{ ARGS }}
+    OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile --ignore tests/page {{ ARGS }}
 
 # property tests with ten times the examples
 test-slow:
@@ -50,8 +50,12 @@ docs:
 smoke:
     python -m pytest -m slow tests/flow
 
+# the web page in a real browser; Chromium comes from the system, PICOLLM_SHOTS=FOLDER keeps pictures
+page:
+    uv run --group page python -m pytest tests/page
+
 # exactly what .ci/run calls
-ci: test check docs smoke
+ci: test check docs smoke page
 
 # the kill campaign by hand: N kills of a sharding process, seed and figures as JSON
 crash N="1000":

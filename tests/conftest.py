@@ -4,6 +4,7 @@ import os
 import random
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -33,6 +34,7 @@ for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
 hypothesis.settings.register_profile("steady", deadline=None)
 hypothesis.settings.load_profile("steady")
 
+collect_ignore = [] if find_spec("playwright") else ["page"]  # its browser driver is a group of its own
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright import sync_api as playwright
 from tests.unit.serve.conftest import Live, live, runs
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv sync --group page")
 
 __all__ = ["live", "runs"]
 LOOK = 50  # ms between two looks

@@ -16,6 +16,9 @@ const api = async (path, body) => {
 };
 const short = (n) => n == null ? "–" : n >= 1e9 ? `${(n / 1e9).toPrecision(3)} B` : n >= 1e6 ? `${(n / 1e6).toPrecision(3)} M`
   : n >= 1e4 ? `${(n / 1e3).toPrecision(3)} K` : n.toLocaleString("en");
+const lasting = (seconds) => seconds == null ? "unknown" : seconds < 120 ? `${Math.round(seconds)} s`
+  : seconds < 7200 ? `${Math.round(seconds / 60)} min` : seconds < 172_800 ? `${(seconds / 3600).toFixed(1)} h`
+    : `${Math.round(seconds / 86_400).toLocaleString("en")} days`;
 const later = (wait, act) => { let timer; return () => { clearTimeout(timer); timer = setTimeout(act, wait); }; };
 
 // ---- views
@@ -317,7 +320,7 @@ async function replan() {
     ["tokens per step", `${plan.device_batch} × ${plan.seq_len} × ${plan.ranks} × ${plan.micro_steps} = ${plan.tokens_per_step.toLocaleString("en")}`],
     ["tokens in all", `${plan.steps.toLocaleString("en")} steps = ${plan.tokens.toLocaleString("en")} (${short(plan.tokens)})`],
     ["work", `${plan.flops.toExponential(3)} FLOPs`],
-    ["time here", plan.time.seconds == null ? "unknown" : `${(plan.time.seconds / 3600).toPrecision(3)} h`],
+    ["time here", lasting(plan.time.seconds)],
     ["memory", `${(plan.memory.total / 2 ** 30).toPrecision(3)} of ${(plan.memory.available / 2 ** 30).toPrecision(3)} GiB`],
   ];
   const list = make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]));
