@@ -14,7 +14,7 @@ CHATS = 6000  # of smalltalk, one pass: about 200,000 tokens
 @click.command("sft")
 @click.argument("model", required=False)
 @click.option(
-    "--dataset-name", "--dataset", default="smalltalk", show_default=True, help="smalltalk, or a .jsonl file."
+    "--dataset-name", "--dataset", default="smalltalk", show_default=True, help="smalltalk, a .jsonl file or a folder."
 )
 @click.option("--chats", type=COUNT, default=CHATS, show_default=True, help="How many chats smalltalk makes.")
 @click.option("--identity", type=click.Path(path_type=Path, dir_okay=False), help="Who the bot is: a TOML file.")
@@ -47,13 +47,16 @@ def command(
     from picollm.plan.sft import SftRequest
     from picollm.train.sft import SMALLTALK_RATE_SCALE, describe, file_chats, run_sft, score_smalltalk, smalltalk_chats
 
+    def left_out(why: str) -> None:
+        click.echo(f"left out: {why}", err=True)
+
     request = SftRequest(**said, save_every=Interval.parse(save_every) if save_every else None)  # type: ignore[arg-type]
     runs = runs_dir or Layout.from_env().runs
     base = find_model(model, runs)
     if dataset_name != "smalltalk":
         if identity is not None:
             raise UsageError("--identity belongs to --dataset-name smalltalk")
-        click.echo(run_sft(base, file_chats(Path(dataset_name)), request, runs, device=device))
+        click.echo(run_sft(base, file_chats(Path(dataset_name), left_out), request, runs, device=device))
         return
     talk, made = smalltalk_chats(chats, identity, request.seed)
     if request.rate_scale is None:

@@ -2,13 +2,14 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from picollm.conversation import Conversation
 from picollm.errors import CheckError, MissingError, SourceError, UsageError
 
+KINDS = ("jsonl", "ndjson", "json")
 LONGEST_LINE = 16 << 20  # bytes; a longer line is not a conversation
 
 
@@ -16,13 +17,35 @@ def read_chats(path: Path) -> Iterator[Conversation]:
     """The conversations of a file, in order. Raises CheckError with file and line on the first bad one."""
     if not path.is_file():
         raise MissingError(f"{path}: no such file", hint="give a .jsonl or .jsonl.gz file, or smalltalk")
-    if path.name.removesuffix(".gz").rpartition(".")[2] not in ("jsonl", "ndjson", "json"):
+    if path.name.removesuffix(".gz").rpartition(".")[2] not in KINDS:
         raise UsageError(f"{path}: not a .jsonl or .jsonl.gz file")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from read_lines(file, path)
     except (OSError, EOFError) as error:
         raise SourceError(f"{path}: cannot be read: {error}", hint="the file is damaged or cut short") from error
+
+
+def read_folder(folder: Path, left_out: Callable[[str], None]) -> Iterator[Conversation]:
+    """The conversations of every file in a folder, in the order of names.
+
+    `left_out` hears of files whose first line is no conversation, such as prompts without answers. A bad line further
+    down is an error as in `read_chats`. Raises MissingError where no file holds a conversation.
+    """
+    files = sorted(path for kind in KINDS for ending in ("", ".gz") for path in folder.glob(f"*.{kind}{ending}"))
+    found = False
+    for path in files:
+        chats = read_chats(path)
+        try:
+            first = next(chats)
+        except (CheckError, MissingError) as error:
+            left_out(error.message)
+            continue
+        found = True
+        yield first
+        yield from chats
+    if not found:
+        raise MissingError(f"{folder}: no file of conversations in it", hint="give .jsonl or .jsonl.gz files")
 
 
 def read_lines(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[Conversation]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from picollm.evals.bpb import bits_per_byte
 from picollm.evals.facts import score
 from picollm.evals.result import BitsPerByte
 from picollm.infer.engine import Engine
-from picollm.loader.chats import read_chats
+from picollm.loader.chats import read_chats, read_folder
 from picollm.loader.dialogs import DialogFacts, Dialogs, pack
 from picollm.model.init import build
 from picollm.model.roles import roles
@@ -297,9 +297,10 @@ def describe(scores: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
     return "answered right: " + " · ".join(kinds)
 
 
-def file_chats(path: Path) -> Chats:
-    """The conversations of a .jsonl file, a twentieth held out."""
-    return split_chats(path.name.split(".")[0], list(read_chats(path)))
+def file_chats(path: Path, left_out: Callable[[str], None] = lambda _: None) -> Chats:
+    """The conversations of a .jsonl file or of a folder of such files, a twentieth held out."""
+    found = read_folder(path, left_out) if path.is_dir() else read_chats(path)
+    return split_chats(path.resolve().name.split(".")[0], list(found))
 
 
 def smalltalk_chats(count: int, identity: Path | None = None, seed: int | None = None) -> tuple[Smalltalk, Chats]:

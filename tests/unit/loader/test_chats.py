@@ -8,7 +8,7 @@ import pytest
 
 from picollm.conversation import Conversation
 from picollm.errors import CheckError, MissingError, PicoError, SourceError, UsageError
-from picollm.loader.chats import read_chats
+from picollm.loader.chats import read_chats, read_folder
 
 TWO = [Conversation.of("hi", "hello"), Conversation.of("a", "b", "c", "d", system="s")]
 
@@ -60,3 +60,23 @@ def test_every_shared_conversation_is_read(shared: Path) -> None:
     counts = {"identity_conversations": 1000, "oasst_threads": 547, "sgd_dialogues": 2098, "rasbt_instructions": 1100}
     for name, count in counts.items():
         assert sum(1 for _ in read_chats(shared / "data" / "chat_sft" / f"{name}.jsonl.gz")) == count
+
+
+def test_a_folder_is_read_file_by_file_and_says_what_it_left_out(tmp_path: Path) -> None:
+    good = [json.dumps(one.to_json()) for one in TWO]
+    write(tmp_path / "b.jsonl", good[:1])
+    write(tmp_path / "a.jsonl.gz", good[1:])
+    write(tmp_path / "prompts.jsonl", ['{"turns": ["only questions"]}'])
+    write(tmp_path / "notes.txt", ["nothing"])
+    left: list[str] = []
+    assert list(read_folder(tmp_path, left.append)) == [TWO[1], TWO[0]]
+    assert len(left) == 1
+    assert "prompts.jsonl" in left[0]
+    write(tmp_path / "b.jsonl", [*good, "{"])
+    with pytest.raises(CheckError, match=r"b\.jsonl, line 3"):
+        list(read_folder(tmp_path, left.append))
+
+
+def test_a_folder_without_conversations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no file of conversations"):
+        list(read_folder(tmp_path, lambda _: None))
