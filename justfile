@@ -65,6 +65,10 @@ crash N="1000":
 soak N="200":
     python -m tests.campaigns.soak --cycles {{ N }}
 
+# two ranks under torchrun: one is killed, stopped or given NaN, N times; the curve must be the same
+ranks N="50":
+    python -m tests.campaigns.ranks --count {{ N }}
+
 # benches: just bench rust (criterion) | plan (predicted against actual) | startup | load, data
 bench NAME="rust" *ARGS:
     {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}

@@ -114,6 +114,10 @@ class CheckpointError(CheckError):
     """A checkpoint is damaged, incomplete or belongs to another run."""
 
 
+class RankLostError(PicoError):
+    """Another rank has died, or does not answer."""
+
+
 class PlanMismatch(UsageError):
     """A run of this name exists with another plan."""
 

@@ -15,6 +15,7 @@ from tests.unit.train.small import small_parts, small_plan, train_small
 from picollm.ckpt import protocol
 from picollm.ckpt.tensors import Tensors
 from picollm.plan.request import Interval
+from picollm.runtime.dist import STEP_VARIABLE
 from picollm.runtime.runlog import METRICS, read
 from picollm.train.state import restore
 
@@ -32,11 +33,13 @@ def torchrun(ranks: int, said: dict[str, Any], *options: str) -> subprocess.Comp
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=280)
 
 
-def two_ranks(folder: Path, *options: str, **said: Any) -> None:
+def two_ranks(folder: Path, *options: str, **said: Any) -> str:
+    """Train on two ranks, which end with equal weights; what they said on stderr."""
     done = torchrun(2, {"folder": str(folder), "plan": PLAN, **said}, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     digests = json.loads((folder / "digests.json").read_text())
     assert len(set(digests)) == 1, "the ranks ended with different weights"
+    return done.stderr
 
 
 def losses(folder: Path) -> list[float]:
@@ -94,8 +97,29 @@ def test_a_run_of_two_ranks_goes_on_with_one_from_the_same_bits(tmp_path: Path) 
 
 @pytest.mark.row("C5")
 def test_a_killed_rank_takes_the_others_down_and_a_restart_finds_the_same_curve(unbroken: Path, tmp_path: Path) -> None:
-    two_ranks(tmp_path / "killed", "--max-restarts=1", die={"rank": 1, "step": 7})
+    two_ranks(tmp_path / "killed", "--max-restarts=1", fault={"rank": 1, "step": 7, "what": "SIGKILL"})
     assert losses(tmp_path / "killed") == losses(unbroken)
+
+
+@pytest.mark.row("C6")
+def test_a_rank_that_hangs_is_noticed_in_the_step_and_a_restart_finds_the_same_curve(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STEP_VARIABLE, "4")
+    options = ("--max-restarts=1", "--shutdown-timeout=1")
+    said = two_ranks(tmp_path / "hung", *options, fault={"rank": 1, "step": 7, "what": "SIGSTOP"})
+    assert "another rank has died or does not answer" in said
+    assert losses(tmp_path / "hung") == losses(unbroken)
+
+
+@pytest.mark.row("C7")
+def test_a_nan_on_one_rank_is_skipped_by_all_and_that_rank_is_named(tmp_path: Path) -> None:
+    two_ranks(tmp_path, fault={"rank": 1, "step": 7, "what": "nan"})
+    (line,) = [line for line in read(tmp_path / METRICS) if line["kind"] == "guard"]
+    assert (line["action"], line["step"], line["ranks"], line["repeats"]) == ("skip", 8, [1], True)
+    assert line["tensors"] == ["lm_head.weight"]
+    steps = [line for line in read(tmp_path / METRICS) if line["kind"] == "step"]
+    assert [line["updates"] for line in steps[5:10]] == [6, 7, 7, 8, 9]
 
 
 @pytest.mark.row("C10")

@@ -4,8 +4,10 @@ Tensors are summed, never averaged: dividing by a count that all ranks know is e
 Values cross as JSON, so that nothing here unpickles what another process sent.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +18,34 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from picollm.errors import UsageError
+from picollm.errors import RankLostError, UsageError
 
-TIMEOUT = timedelta(minutes=10)  # above the first compiled step; a dead peer is noticed at once by its closed socket
+TIMEOUT = timedelta(minutes=10)  # while opening, compiling, validating and saving, where ranks wait for each other
+STEP_SECONDS = 60  # within a step; a dead peer is noticed at once by its closed socket, this is for one that hangs
+STEP_VARIABLE = "PICOLLM_RANK_TIMEOUT"  # other seconds for it
 
 # Renamed in torch 2.13, where the old names warn at every first use.
 REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Of all that the ranks say to each other from now on. Where torch cannot, the longer one stays."""
+    setter = getattr(dist.distributed_c10d, "_set_pg_timeout", None)
+    if setter is not None and dist.is_initialized():
+        setter(timeout)
+
+
+@contextlib.contextmanager
+def peers_answer() -> Iterator[None]:
+    """What the transport says of a dead or silent peer, as one error. Nothing may be decided or saved after it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLostError(
+            f"another rank has died or does not answer: {str(error).splitlines()[0]}",
+            hint="look for its own message above; the same command goes on from the last checkpoint",
+        ) from error
 
 
 def _number(name: str, default: int) -> int:
@@ -86,22 +109,34 @@ class World:
     ) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Inside, ranks are at the same work: one that does not answer for a minute hangs, and the others leave."""
+        if self.size == 1:
+            yield
+            return
+        set_timeout(timedelta(seconds=_number(STEP_VARIABLE, STEP_SECONDS)))
+        try:
+            yield
+        finally:
+            set_timeout(TIMEOUT)
+
     def sum_(self, t: Tensor) -> Tensor:
         """`t` summed over the ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(t, op=dist.ReduceOp.SUM)
-        return t
+        return self._reduced(t, dist.ReduceOp.SUM)
 
     def min_(self, t: Tensor) -> Tensor:
         """The least of each element over the ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(t, op=dist.ReduceOp.MIN)
-        return t
+        return self._reduced(t, dist.ReduceOp.MIN)
 
     def max_(self, t: Tensor) -> Tensor:
         """The greatest of each element over the ranks, in place."""
+        return self._reduced(t, dist.ReduceOp.MAX)
+
+    def _reduced(self, t: Tensor, how: Any) -> Tensor:
         if self.size > 1:
-            dist.all_reduce(t, op=dist.ReduceOp.MAX)
+            with peers_answer():
+                dist.all_reduce(t, op=how)
         return t
 
     def reduce_scatter(self, parts: Tensor) -> Tensor:
@@ -109,7 +144,8 @@ class World:
         if self.size == 1:
             return parts
         own = parts.new_empty(parts.numel() // self.size)
-        REDUCE_SCATTER(own, parts)
+        with peers_answer():
+            REDUCE_SCATTER(own, parts)
         return own
 
     def all_gather(self, own: Tensor) -> Tensor:
@@ -117,7 +153,8 @@ class World:
         if self.size == 1:
             return own
         parts = own.new_empty(own.numel() * self.size)
-        ALL_GATHER(parts, own)
+        with peers_answer():
+            ALL_GATHER(parts, own)
         return parts
 
     def gather(self, value: Any) -> list[Any]:

@@ -1,7 +1,8 @@
 """Named places where a test may kill the process or make a system call fail.
 
 `PICOLLM_FAIL="ckpt.manifest_synced=kill@3;ckpt.synced=EIO@1"`: at the third passage kill -9 this process, at the
-first raise EIO. Without the variable `reach` does nothing. Only for what strace cannot see (RELIABILITY 4.1).
+first raise EIO; `term` sends this process SIGTERM, as a scheduler would. Without the variable `reach` does nothing.
+Only for what strace cannot see (RELIABILITY 4.1).
 """
 
 import errno
@@ -10,6 +11,7 @@ import signal
 from collections import Counter
 
 VARIABLE = "PICOLLM_FAIL"
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 passages: Counter[str] = Counter()
 
 
@@ -27,6 +29,7 @@ def reach(name: str) -> None:
 
 
 def act(name: str, what: str) -> None:
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if what in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[what])
+        return
     raise OSError(getattr(errno, what), f"fail point {name}")

@@ -80,11 +80,11 @@ def write_best(parts: Parts) -> None:
 
 
 def save_due(plan: TrainPlan, parts: Parts) -> bool:
-    if parts.home is None or parts.saved == parts.step or parts.step == 0:
+    if parts.home is None or parts.saved == parts.step:
         return False
     if parts.step == plan.steps or parts.leaving is not None:
         return True
-    if parts.guard.streak:  # bad steps: what one would go back to must lie before them
+    if parts.step == 0 or parts.guard.streak:  # bad steps: what one would go back to must lie before them
         return False
     if parts.save_due:
         return True

@@ -1,6 +1,7 @@
 """The loop: rows in, updates out, and what is due between them."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -35,7 +36,8 @@ def pretrain(plan: TrainPlan, parts: Parts, log: RunLog) -> Parts:
         batches = parts.next_rows()
         waited = time.perf_counter() - start
         rates = rates_at(parts.step, plan.schedule)
-        outcome = update(parts, batches, rates)
+        with parts.world.in_step() if parts.session else nullcontext():  # the first one compiles
+            outcome = update(parts, batches, rates)
         note(plan, parts, log, outcome, rates, seconds=time.perf_counter() - start, waited=waited)
         if parts.guard.exhausted and parts.leaving is None:
             go_back(plan, parts, log, outcome)

@@ -18,7 +18,7 @@ from picollm.plan.render import render
 from picollm.plan.request import TrainRequest
 from picollm.plan.resolve import resolve
 from picollm.plan.trainplan import TrainPlan
-from picollm.runtime import device, durable, rng
+from picollm.runtime import device, durable, failpoint, rng
 from picollm.runtime.dist import World
 from picollm.runtime.pace import duration
 from picollm.runtime.precision import compute_dtype
@@ -134,26 +134,33 @@ def train_opened(
     plan = opened.plan
     assert plan.data is not None
     rng.seed_all(plan.seed)
-    parent = os.getppid() if TORCHRUN in os.environ else None
-    with said_as_error(plan):
-        parts = build_parts(plan, world)
-    try:
-        parts.stop = Stop(parent)
-        parts.peak_flops = peak[0]
-        parts.home = Home(
-            opened.directory, tokenizer_bytes(plan.data), plan.data.fingerprint, plan.data.tokenizer_sha256
-        )
-        lengths = torch.tensor(Tokenizer.load(Path(plan.data.path)).byte_lengths())
-        parts.evaluate = validator(plan, parts.model, lengths, world, parts.stop)
-        if opened.resume is not None:
-            restore(parts, opened.resume)
-        log = open_together_log(opened, parts, peak, screen, quiet)
+    stop = Stop(os.getppid() if TORCHRUN in os.environ else None)
+    with watch(stop):
+        with said_as_error(plan):
+            parts = build_parts(plan, world)
+        parts.stop = stop
+        failpoint.reach("train.opening")
         try:
-            carry_out(plan, parts, log)
+            fill_parts(opened, parts, peak)
+            log = open_together_log(opened, parts, peak, screen, quiet)
+            try:
+                carry_out(plan, parts, log)
+            finally:
+                log.close()
         finally:
-            log.close()
-    finally:
-        parts.stream.close()
+            parts.stream.close()
+
+
+def fill_parts(opened: Opened, parts: Parts, peak: tuple[float, str]) -> None:
+    """What a run has beside its model: a home, rows to validate on, and where it stood before."""
+    plan = opened.plan
+    assert plan.data is not None
+    parts.peak_flops = peak[0]
+    parts.home = Home(opened.directory, tokenizer_bytes(plan.data), plan.data.fingerprint, plan.data.tokenizer_sha256)
+    lengths = torch.tensor(Tokenizer.load(Path(plan.data.path)).byte_lengths())
+    parts.evaluate = validator(plan, parts.model, lengths, parts.world, parts.stop)
+    if opened.resume is not None:
+        restore(parts, opened.resume)
 
 
 def open_together_log(
@@ -221,10 +228,11 @@ def remarks(plan: TrainPlan, parts: Parts) -> list[str]:
 def carry_out(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     """Train to the end of the plan; SFT uses this too. Writes `exit.json` for every end but an error's.
 
-    Raises StoppedError after a signal and DivergedError after three steps without finite numbers, both saved.
+    The caller watches for signals. Raises StoppedError after one, and DivergedError at the end of the guard's ladder,
+    both saved.
     """
     try:
-        with watch(parts.stop), said_as_error(plan):
+        with said_as_error(plan):
             pretrain(plan, parts, log)
     finally:
         thaw_garbage()

@@ -37,12 +37,14 @@ from picollm.runtime import durable
 from picollm.runtime.dist import World
 from picollm.runtime.precision import compute_dtype
 from picollm.runtime.runlog import RunLog, open_log
+from picollm.runtime.signals import watch
 from picollm.runtime.together import on_rank_zero
 from picollm.tok.tokenizer import Tokenizer
 from picollm.train.due import renew_log, write_best
 from picollm.train.opening import Opened, begin, enter, read_plan, standing
 from picollm.train.run import carry_out, header, leave
 from picollm.train.state import Home, Parts, restore, versions
+from picollm.train.validate import Watched
 
 MOST_ASKED = 40  # facts of one kind; their order is a hash, so the first are a fair sample
 # Facts are to be learned by heart there: 1.2 was the best of 0.25, 0.5, 0.8, 1.2 and 1.6 (dev/LOG.md 2026-11-22).
@@ -210,11 +212,12 @@ def tune(opened: Opened, base: Base, chats: Chats, rows: Dialogs, world: World, 
         parts.evaluate = lambda: validate(base, held_out, parts)
     if opened.resume is not None:
         restore(parts, opened.resume)
-    log = open_tuning_log(opened, base, rows.facts, parts, screen)
-    try:
-        carry_out(plan, parts, log)
-    finally:
-        log.close()
+    with watch(parts.stop):
+        log = open_tuning_log(opened, base, rows.facts, parts, screen)
+        try:
+            carry_out(plan, parts, log)
+        finally:
+            log.close()
 
 
 def start_from(base: Base, plan: TrainPlan, rows: Dialogs, world: World) -> Parts:
@@ -231,7 +234,7 @@ def validate(base: Base, rendered: Sequence[Rendered], parts: Parts) -> BitsPerB
     """Bits per byte of what the assistant says in the held-out conversations."""
     stream = rows_of(base, rendered, parts.world, base.plan.rows_per_step, None, None)
     lengths = torch.tensor(base.tokenizer.byte_lengths())
-    return bits_per_byte(parts.model, stream, lengths, parts.world)
+    return bits_per_byte(parts.model, Watched(stream, parts.stop, parts.world), lengths, parts.world)
 
 
 def open_tuning_log(opened: Opened, base: Base, facts: DialogFacts, parts: Parts, screen: TextIO | None) -> RunLog:

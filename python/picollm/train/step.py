@@ -9,6 +9,7 @@ import torch
 
 from picollm.loader.batch import Batch
 from picollm.plan.schedule import Rates
+from picollm.runtime import failpoint
 from picollm.train.guard import Verdict
 from picollm.train.state import Parts
 
@@ -49,6 +50,7 @@ def update(parts: Parts, batches: Sequence[Batch], rates: Rates) -> Outcome:
     masked slots carry no weight of their own. A step that is not finite, or spikes, changes nothing on any rank.
     """
     n_valid = count_valid(parts, batches)
+    failpoint.reach("train.step")
     own, loss = forward_backward(parts, batches, n_valid)
     start = time.perf_counter()
     grad_norm = float(parts.optimizer.grad_norm())

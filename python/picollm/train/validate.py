@@ -1,18 +1,19 @@
 """Validation during training: the same rows each time, whatever the batch and the ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from picollm.evals.bpb import bits_per_byte
+from picollm.evals.bpb import Steps, bits_per_byte
 from picollm.evals.result import BitsPerByte
 from picollm.loader.batch import Batch
 from picollm.loader.stream import Stream
 from picollm.model.gpt import GPT
 from picollm.plan.trainplan import TrainPlan
+from picollm.runtime import failpoint
 from picollm.runtime.dist import World
 from picollm.runtime.signals import Stop
 from picollm.train.due import Interrupted
@@ -23,12 +24,13 @@ ROWS_PER_STEP = 64  # validation rows between two looks at the stop flag; part o
 class Watched:
     """A stream that all ranks leave together, between two steps, when any of them is asked to stop."""
 
-    def __init__(self, stream: Stream, stop: Stop, world: World) -> None:
+    def __init__(self, stream: Steps, stop: Stop, world: World) -> None:
         self.stream = stream
         self.stop = stop
         self.world = world
 
-    def next_step(self) -> list[Batch]:
+    def next_step(self) -> Sequence[Batch]:
+        failpoint.reach("train.validating")
         going_on = torch.tensor(0 if self.stop.asked() else 1, device=self.world.device)
         if not bool(self.world.min_(going_on)):
             raise Interrupted

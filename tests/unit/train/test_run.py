@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from picollm.errors import (
 )
 from picollm.layout import Layout
 from picollm.plan.request import Interval, TrainRequest
-from picollm.runtime import durable
+from picollm.runtime import durable, failpoint
 from picollm.runtime.runlog import METRICS, TIME_FIELDS, read
 from picollm.train.run import run_training
 
@@ -237,6 +238,26 @@ def test_a_signal_during_validation_saves_and_validates_after_the_resume(
     monkeypatch.undo()
     run_training(asked(name="signal"), layout=home, screen=None)
     assert timeless(directory, "step", "eval") == timeless(finished, "step", "eval")
+
+
+@pytest.mark.row("C4")
+@pytest.mark.parametrize("place", ["train.opening", "train.validating", "ckpt.begun", "ckpt.renamed", "train.step@3"])
+def test_sigterm_in_any_phase_leaves_a_checkpoint_and_the_run_ends_in_the_same_bits(
+    home: Layout, finished: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"in-{place.replace('.', '-').replace('@', '-')}"
+    where, _, passage = place.partition("@")
+    monkeypatch.setattr(failpoint, "passages", Counter())
+    monkeypatch.setenv(failpoint.VARIABLE, f"{where}=term@{passage or 1}")
+    with pytest.raises(StoppedError) as stopped:
+        run_training(asked(name=name), layout=home, screen=None)
+    monkeypatch.delenv(failpoint.VARIABLE)
+    assert stopped.value.exit_code == 143
+    verdict = json.loads((home.runs / name / "exit.json").read_text())
+    assert (verdict["code"], verdict["reason"]) == (143, "SIGTERM")
+    assert (home.runs / name / verdict["checkpoint"]).is_dir()
+    whole, again = weights(finished), weights(run_training(asked(name=name), layout=home, screen=None))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 def test_minutes_become_steps_by_measuring_and_stay_on_resume(home: Layout) -> None:
