@@ -134,9 +134,18 @@ def compiler(kind: str) -> Check:
 
 def attention(kind: str) -> Check:
     """How attention runs here. The plan never depends on it."""
-    windows = "masked full attention (W301)"
-    text = f"SDPA; sliding windows as {windows}"
-    return Check("attention", "ok", text, facts={"backend": "sdpa", "windows": windows, "device": kind})
+    import torch
+
+    from picollm.model.kernels.choose import CANDIDATES
+
+    device = torch.device(kind)
+    out = {one.name: one.obstacle("S", device, torch.bfloat16) for one in CANDIDATES}
+    fast = [name for name, why in out.items() if why is None and name != "sdpa"]
+    windows = " or ".join(fast) if fast else "masked full attention (W301)"
+    missing = "; ".join(f"{name}: {why}" for name, why in out.items() if why)
+    text = f"SDPA; sliding windows as {windows}" + (f" ({missing})" if missing else "")
+    facts = {"backend": "sdpa", "windows": windows, "device": kind, "missing": missing}
+    return Check("attention", "ok", text, facts=facts)
 
 
 def disk(layout: Layout) -> Check:

@@ -100,7 +100,8 @@ def options_of(knob: Knob) -> list[KnobOption]:
     if knob.kind is Kind.FLAG:
         return [KnobOption(knob.name, knob, help=text)]
     kind = type_of(knob)
-    made = [KnobOption(knob.name, knob, type=kind, multiple=True, help=text)]
+    bare = {"is_flag": False, "flag_value": knob.bare} if knob.bare else {}
+    made = [KnobOption(knob.name, knob, type=kind, multiple=True, help=text, **bare)]
     made += [KnobOption(alias, knob, type=kind, multiple=True, hidden=True) for alias in knob.aliases]
     made += [KnobOption(switch, knob, is_flag=True, hidden=True) for switch in knob.switches]
     return made

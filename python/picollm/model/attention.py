@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from picollm.model import fp8
 from picollm.model.cache import Span
 from picollm.model.config import ModelConfig
 from picollm.model.kernels.protocol import Attend, Documents
@@ -16,13 +17,16 @@ VE_GATE_SCALE = 3.0  # a gate of zero input opens to 1.5: nanochat 92d63d4
 
 
 class Linear(nn.Module):
-    """x · Wᵀ without bias, W (outputs, inputs) cast to the dtype of x."""
+    """x · Wᵀ without bias, W (outputs, inputs) cast to the dtype of x; in eight bits while training, if `fp8`."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.fp8 = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fp8 and self.training:
+            return fp8.linear(x, self.weight)
         return linear(x, self.weight.to(x.dtype))
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from picollm.model.config import ModelConfig
 
+EIGHT_BIT_MULTIPLE = 16  # of inner and outer sizes: what the tensor cores' 8-bit matmul takes
+EIGHT_BIT_LEAST = 128  # smaller matmuls cost more to prepare than they save (training specification 5)
 CACHE_BLOCK = 128  # slots of a rolling cache come in whole blocks
 
 
@@ -51,6 +53,22 @@ def count(config: ModelConfig) -> Counts:
         scalars=2 * L * config.resid_scales + config.backout + config.smear,
         smear_gate=config.smear_channels * config.smear,
     )
+
+
+def eight_bit_eligible(outputs: int, inputs: int) -> bool:
+    """Whether a linear layer of this shape gains from eight bits."""
+    whole = outputs % EIGHT_BIT_MULTIPLE == 0 and inputs % EIGHT_BIT_MULTIPLE == 0
+    return whole and min(outputs, inputs) >= EIGHT_BIT_LEAST
+
+
+def eight_bit_layers(config: ModelConfig) -> tuple[int, int]:
+    """Linear layers that can train in eight bits, and all there are."""
+    C, wide = config.width, config.kv_heads * config.head_dim
+    block = [(C, C), (wide, C), (wide, C), (C, C), (4 * C, C), (C, 4 * C)]
+    gates = [(config.kv_heads, config.ve_gate_channels)] * len(config.value_layers)
+    gates += [(1, config.smear_channels)] * config.smear
+    layers = [*block * config.depth, *gates, (config.padded_vocab, C)]
+    return sum(eight_bit_eligible(*layer) for layer in layers), len(layers)
 
 
 def _keys(config: ModelConfig, context: int) -> list[int]:

@@ -124,7 +124,8 @@ class GPT(nn.Module):
     def loss_sum(self, idx: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Sum in nats over targets (B, T) that are not −100. Its backward works once."""
         h = self.hidden(idx, documents)
-        return loss_sum(h, self.lm_head.weight, targets, self.config.vocab_size, self.config.softcap)
+        fp8 = self.lm_head.fp8 and self.training
+        return loss_sum(h, self.lm_head.weight, targets, self.config.vocab_size, self.config.softcap, fp8=fp8)
 
     def token_losses(self, idx: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         """Nats (B, T) of each target, 0 where it is −100."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from picollm.model import fp8
+
 IGNORE = -100  # a target that does not count
 CHUNK_BYTES = 1 << 28  # of fp32 logits on an accelerator
 CHUNK_LEAST, CHUNK_MOST = 512, 8192  # tokens
@@ -43,13 +45,13 @@ def _losses(h: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -
 
 
 def _losses_and_slope(
-    h: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, upstream: Tensor | None
+    z: Tensor, targets: Tensor, softcap: float | None, upstream: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(n,) losses, and (n, V) gradients of Σ upstream · loss by the raw logits, in the dtype of h.
+    """(n,) losses of raw logits z (n, V), and (n, V) gradients of Σ upstream · loss by them, in their dtype.
 
     With t = tanh(z/c) and y = ct: ∂loss/∂z = (softmax(y) − onehot) · (1 − t²).
     """
-    t = _exact(h @ weight.T)
+    t = _exact(z)
     scale = 1.0 if softcap is None else softcap
     if softcap is not None:
         t.div_(softcap).tanh_()
@@ -65,27 +67,47 @@ def _losses_and_slope(
     slope.mul_(counted / total).scatter_add_(1, index, -counted)
     if softcap is not None:
         slope.addcmul_(slope, t.square_(), value=-1)
-    return losses, slope.to(h.dtype)
+    return losses, slope.to(z.dtype)
+
+
+class _Head:
+    """The head's weight (V', C) in the dtype of the stream; its rows from V on are never used."""
+
+    def __init__(self, weight: Tensor, vocab: int, dtype: torch.dtype) -> None:
+        self.weight, self.vocab = weight[:vocab].to(dtype), vocab
+
+    def scores(self, h: Tensor) -> Tensor:
+        return h @ self.weight.T
+
+    def add_gradients(self, slope: Tensor, h: Tensor, by_h: Tensor, by_weight: Tensor) -> None:
+        torch.mm(slope, self.weight, out=by_h)
+        if slope.dtype == by_weight.dtype:
+            by_weight[: self.vocab].addmm_(slope.T, h)
+        else:
+            by_weight[: self.vocab] += slope.T @ h
 
 
 def _gradients(
-    h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int, upstream: Tensor | None
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    vocab: int,
+    softcap: float | None,
+    chunk: int,
+    upstream: Tensor | None,
+    eight_bits: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses (N,), gradient by h (N, C) in its dtype, gradient by weight (V', C) in its dtype."""
-    head = weight[:vocab].to(h.dtype)
+    head = fp8.Head(weight, vocab) if eight_bits else _Head(weight, vocab, h.dtype)
     by_weight = torch.zeros_like(weight)
     by_h = torch.empty_like(h)
     losses = []
     for start in range(0, h.shape[0], chunk):
         part = slice(start, start + chunk)
         weights = None if upstream is None else upstream[part]
-        loss, slope = _losses_and_slope(h[part], head, targets[part], softcap, weights)
+        loss, slope = _losses_and_slope(head.scores(h[part]), targets[part], softcap, weights)
         losses.append(loss)
-        torch.mm(slope, head, out=by_h[part])
-        if slope.dtype == weight.dtype:
-            by_weight[:vocab].addmm_(slope.T, h[part])
-        else:
-            by_weight[:vocab] += slope.T @ h[part]
+        head.add_gradients(slope, h[part], by_h[part], by_weight)
     return torch.cat(losses), by_h, by_weight
 
 
@@ -94,9 +116,9 @@ class _LossSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int
+        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int, fp8: bool
     ) -> Tensor:
-        losses, ctx.by_h, ctx.by_weight = _gradients(h, weight, targets, vocab, softcap, chunk, None)
+        losses, ctx.by_h, ctx.by_weight = _gradients(h, weight, targets, vocab, softcap, chunk, None, fp8)
         return losses.sum()
 
     @staticmethod
@@ -106,7 +128,7 @@ class _LossSum(torch.autograd.Function):
             raise RuntimeError("the loss was already taken back: its gradients are gone")
         by_h, by_weight = ctx.by_h.mul_(upstream), ctx.by_weight.mul_(upstream)
         ctx.by_h = ctx.by_weight = None
-        return by_h, by_weight, None, None, None, None
+        return by_h, by_weight, None, None, None, None, None
 
 
 class _Losses(torch.autograd.Function):
@@ -144,16 +166,24 @@ def token_losses(
 
 
 def loss_sum(
-    h: Tensor, weight: Tensor, targets: Tensor, vocab: int, softcap: float | None, chunk: int | None = None
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    vocab: int,
+    softcap: float | None,
+    chunk: int | None = None,
+    *,
+    fp8: bool = False,
 ) -> Tensor:
     """Sum of `token_losses`, for training: divide it by the step's global count of valid targets.
 
-    Backward works once; a second one is an error. Without gradients only the loss is formed.
+    Backward works once; a second one is an error. Without gradients only the loss is formed. fp8: the three matmuls of
+    a chunk run in eight bits.
     """
     wanted = torch.is_grad_enabled() and (h.requires_grad or weight.requires_grad)
     if not wanted:
         return token_losses(h, weight, targets, vocab, softcap, chunk).sum()
     chunk = chunk or chunk_tokens(vocab, h.device)
     flat = (h.flatten(0, -2), weight, targets.flatten())
-    total: Tensor = _LossSum.apply(*flat, vocab, softcap, chunk)  # type: ignore[no-untyped-call]
+    total: Tensor = _LossSum.apply(*flat, vocab, softcap, chunk, fp8)  # type: ignore[no-untyped-call]
     return total

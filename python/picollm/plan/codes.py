@@ -55,6 +55,16 @@ CODES = (
         remedy="--dtype fp32",
     ),
     Code(
+        "W303", "fp8 on a small model", by="plan", knobs=("fp8",),
+        why="Finding the scale of every tensor costs a fixed time; below depth 20 the matmuls do not earn it back.",
+        remedy="--fp8=auto, or leave it out",
+    ),
+    Code(
+        "E302", "fp8 where it cannot run", by="plan, train (exit 2)", knobs=("fp8",),
+        why="Eight-bit matmuls are a unit of NVIDIA GPUs from SM 89 on, and worth it only when compiled.",
+        remedy="--fp8=auto, which uses it only where it helps",
+    ),
+    Code(
         "W304", "torch.compile is not available", by="doctor, train", knobs=("compile",),
         why="Without a compiler backend (Triton on GPUs, a C++ compiler on CPUs) the model runs eagerly.",
         remedy="install the backend, or --compile off to say that it is meant",

@@ -208,7 +208,7 @@ FORMATS = (
     Format("tf32", 4, "8+10", (8, 0), "no", False),
     Format("fp16", 2, "5+10", (5, 3), "yes", False),
     Format("bf16", 2, "8+7", (8, 0), "no", True),
-    Format("fp8", 1, "4+3", (8, 9), "per tensor", False),
+    Format("fp8", 1, "4+3", (8, 9), "per tensor", True),
 )
 
 
@@ -218,7 +218,7 @@ def supported(form: Format, machine: Machine) -> str:
         return "yes"
     needs = f"needs SM {form.since[0]}{form.since[1]}+"
     if machine.device != "cuda":
-        return "slow, on request" if form.offered else needs
+        return "slow, on request" if form.name == "bf16" else needs
     if machine.capability is None:
         return "unknown"
     return "yes" if machine.capability >= form.since else needs
@@ -231,7 +231,7 @@ def dtype_table(machine: Machine) -> list[dict[str, Any]]:
         "tf32": "what fp32 matmuls become on CUDA: not a choice",
         "fp16": "not offered: its range is small, bf16 does the same work",
         "bf16": "the range of fp32 in half the bytes",
-        "fp8": "not offered yet",
+        "fp8": "--fp8: training matmuls only, on top of bf16",
     }
     return [
         {

@@ -2,7 +2,7 @@
 
 import math
 
-from picollm.plan import laws
+from picollm.plan import eightbit, laws
 from picollm.plan.facts import DataFacts, Problem
 from picollm.plan.fit import out_of_memory
 from picollm.plan.knobs import HORIZONS
@@ -32,6 +32,8 @@ def notes_of(plan: TrainPlan, request: TrainRequest, vocab: Origin, choice: Choi
         notes.append(
             f"decay held at {plan.schedule.decay:.4g} so that rate x decay <= 0.01; the rule wanted {wanted:.4g}"
         )
+    if plan.fp8:
+        notes.append(eightbit.note(plan.model))
     if plan.masked_rows:
         slots = plan.rows_per_step + plan.masked_rows
         share = 100 * plan.masked_rows / slots

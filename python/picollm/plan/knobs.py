@@ -49,7 +49,7 @@ class Knob:
     """One decision. `rule` says what is used when nothing is said; `switches` are options that set one value.
 
     `example`: options to put behind `--preset tiny` in order to see its effect. `may_change`: another value may
-    continue a started run (decision 18). `plan_only`: `train` ignores it.
+    continue a started run (decision 18). `plan_only`: `train` ignores it. `bare`: what the option means without value.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Knob:
     too_high: str = ""
     aliases: tuple[str, ...] = ()
     unit: str = ""
+    bare: str = ""
     choices: tuple[str, ...] = ()
     switches: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[Question, str] = field(default_factory=dict)
@@ -407,6 +408,15 @@ RUNTIME_KNOBS = (
         changes={Q.MEMORY: "activations halve in bf16", Q.STABILITY: "rounding"},
     ),
     Knob(
+        "fp8", E, Kind.CHOICE, "off",
+        example="--fp8=auto",
+        why="The matmuls of training in eight bits, a scale per tensor; weights and evaluation stay. Faster on large"
+        " models, a little worse per step: what counts is the time to equal bits per byte.",
+        too_high="small models: the scaling costs more than the matmuls save (W303)",
+        choices=("off", "on", "auto"), bare="on", warnings=("E302", "W303"),
+        changes={Q.MEMORY: "some activations in one byte", Q.STABILITY: "3 or 2 bits of mantissa in the matmuls"},
+    ),
+    Knob(
         "compile", E, Kind.CHOICE, "on for cuda, off for cpu and mps",
         example="--compile on",
         why="Fused kernels for a wait at the start: minutes that only a GPU run earns back.",
@@ -482,6 +492,10 @@ RUN_KNOBS = (
          example="--val-tokens 32768",
          why="One fixed set for the whole run: enough for a steady figure, little enough to be cheap.",
          too_low="bits per byte is noisy", too_high="evaluation takes the time of training", unit="tokens"),
+    Knob("log", R, Kind.TEXT, "metrics.jsonl alone, which is always written",
+         example="--log tensorboard",
+         why="Other dashboards beside it; each is an extra of the package and is imported only when named.",
+         unit="tensorboard, wandb, trackio; several with commas", may_change=True),
 )  # fmt: skip
 
 KNOBS = (

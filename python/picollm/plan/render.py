@@ -154,7 +154,9 @@ def resource_lines(plan: TrainPlan) -> Iterator[str]:
         f"shards {size(d.shards_needed)} needed{have} · {d.written} checkpoints x {size(d.checkpoint)} = {written}; "
         f"kept: {d.kept} = {kept}",
     )
-    device = f"{plan.machine}: {plan.device}, {plan.dtype}, {'compiled' if plan.compile else 'eager'}"
+    device = (
+        f"{plan.machine}: {plan.device}, {plan.dtype}{' + fp8' * plan.fp8}, {'compiled' if plan.compile else 'eager'}"
+    )
     cadence = f"evaluate every {plan.eval_every} steps on {plan.val_tokens:,} tokens, save every {plan.save_every}"
     yield labelled("run", f"{plan.name} on {device}; {cadence}")
 

@@ -96,6 +96,7 @@ class TrainRequest:
     warmdown_ratio: float | None = None
     device: str | None = None
     dtype: str | None = None
+    fp8: str | None = None
     compile: str | None = None
     nproc: int | None = None
     workers: int | None = None
@@ -112,6 +113,7 @@ class TrainRequest:
     keep: int | None = None
     eval_every: int | None = None
     val_tokens: int | None = None
+    log: str | None = None
 
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 

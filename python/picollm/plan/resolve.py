@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from picollm.errors import UsageError
 from picollm.model.config import MAX_VOCAB, ModelConfig
 from picollm.model.counts import flops_per_token
-from picollm.plan import laws
+from picollm.plan import eightbit, laws
 from picollm.plan.facts import DataFacts
 from picollm.plan.findings import notes_of, problems_of
 from picollm.plan.horizon import Horizon, device_batch, from_steps, from_tokens, given_batch, micro_steps
@@ -257,6 +257,7 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         device_batch=rows,
         micro_steps=micro_steps(horizon.batch.rows, at.ranks, rows),
         dtype=place.dtype,
+        fp8=eightbit.wanted(request, machine, place.compile, config),
         compile=place.compile,
         workers=said_or(request.workers, max(1, min(WORKERS_MAX, machine.cores // at.ranks // 2))),
         schedule=schedule,

@@ -87,6 +87,7 @@ def finetune(base: TrainPlan, request: SftRequest, data: DataFacts, rows_per_pas
     origins = {name: Origin("rule", f"inherited from {base.name}") for name in base.origins}
     return replace(
         base,
+        fp8=False,
         name=request.name or f"{base.name}-sft",
         data=data,
         horizon="num_iterations" if request.num_iterations else "num_epochs",

@@ -63,6 +63,7 @@ READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "warmdown_ratio": _said("warmdown_ratio", WARMDOWN_SHARE),
     "device": lambda plan: plan.device,
     "dtype": lambda plan: plan.dtype,
+    "fp8": lambda plan: ON_OFF[plan.fp8],
     "compile": lambda plan: ON_OFF[plan.compile],
     "nproc": lambda plan: plan.ranks,
     "workers": lambda plan: plan.workers,
@@ -78,6 +79,7 @@ READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "keep": lambda plan: plan.keep,
     "eval_every": lambda plan: plan.eval_every,
     "val_tokens": lambda plan: plan.val_tokens,
+    "log": _said("log", None),
 }
 
 

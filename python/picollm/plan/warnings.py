@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from picollm.model.config import ModelConfig, shape
 from picollm.model.counts import count
-from picollm.plan import laws
+from picollm.plan import eightbit, laws
 from picollm.plan.facts import Warning
 from picollm.plan.trainplan import TrainPlan
 from picollm.runtime.machine import Machine
@@ -95,6 +95,8 @@ def device_warnings(plan: TrainPlan, machine: Machine) -> Iterator[Warning]:
     if plan.dtype == "bf16" and machine.capability is not None and machine.capability < BF16_SINCE:
         major, minor = machine.capability
         yield Warning("W302", f"bf16 is emulated on SM {major}{minor}", "--dtype fp32")
+    if plan.fp8 and plan.model.depth < eightbit.PAYS_FROM:
+        yield Warning("W303", f"depth {plan.model.depth} is usually slower with fp8", "--fp8=auto")
     if machine.device == "cuda" and machine.count > plan.ranks:
         text = f"{machine.count} GPUs seen, {plan.ranks} used"
         yield Warning("W305", text, f"--nproc-per-node {machine.count}")

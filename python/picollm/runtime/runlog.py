@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from picollm.runtime import durable
+from picollm.runtime.trackers import Tracker, numbers_of
 
 SCHEMA = 1
 METRICS = "metrics.jsonl"
@@ -43,6 +44,7 @@ class RunLog:
         self.files: dict[str, int] = {}
         self.complained = False
         self.on_line = False  # the cursor stands behind a progress line
+        self.trackers: dict[str, Tracker] = {}
         self.start = time.monotonic()
         if directory is not None:
             self.files = {name: open_for_lines(directory / name) for name in (METRICS, TEXT)}
@@ -53,6 +55,17 @@ class RunLog:
         plain = {key: finite_or_none(value) for key, value in fields.items()}
         line = json.dumps({"v": SCHEMA, "t": clock, "kind": kind} | plain, ensure_ascii=False, allow_nan=False)
         self.append(METRICS, line + "\n")
+        if self.trackers and (numbers := numbers_of(kind, plain)):
+            for name in list(self.trackers):
+                self.tell(name, int(fields.get("step", 0)), numbers)
+
+    def tell(self, name: str, step: int, numbers: dict[str, float]) -> None:
+        """Hand numbers to one tracker. One that fails, however it does, is left out from then on."""
+        try:
+            self.trackers[name].numbers(step, numbers)
+        except Exception as error:  # noqa: BLE001 - a dashboard must not stop a training
+            del self.trackers[name]
+            self.say(f"warning: --log {name} failed ({type(error).__name__}: {error}); training goes on without it")
 
     def say(self, text: str) -> None:
         """One line to the screen and to `train.log`."""
@@ -128,6 +141,12 @@ class RunLog:
         if self.on_line:
             self.show("\n")
             self.on_line = False
+        for name, tracker in self.trackers.items():
+            try:
+                tracker.close()
+            except Exception as error:  # noqa: BLE001
+                self.say(f"warning: --log {name} could not be closed ({type(error).__name__}: {error})")
+        self.trackers = {}
         for descriptor in self.files.values():
             os.close(descriptor)
         self.files = {}

@@ -13,6 +13,7 @@ import torch
 from picollm.errors import UsageError
 from picollm.loader.batch import Batch
 from picollm.loader.stream import Stream
+from picollm.model import fp8
 from picollm.model.counts import flops_per_token
 from picollm.model.init import build
 from picollm.model.roles import roles
@@ -24,6 +25,7 @@ from picollm.plan.trainplan import TrainPlan
 from picollm.runtime.device import peak_memory, synchronise
 from picollm.runtime.dist import World
 from picollm.runtime.precision import compute_dtype
+from picollm.train.kernels import attention_of
 from picollm.train.state import Parts
 from picollm.train.state import Stream as RowStream
 from picollm.train.step import update
@@ -68,12 +70,20 @@ def compile_obstacle(device: torch.device) -> str | None:
 
 def build_parts(plan: TrainPlan, world: World, stream: RowStream | None = None) -> Parts:
     """Model with its initial weights, optimizer with its state, rows from the start. Equal on every rank."""
-    model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype))
-    if plan.compile and compile_obstacle(world.device) is None:
+    attention = attention_of(plan, world)
+    model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype), attend=attention.make())
+    obstacle = compile_obstacle(world.device) if plan.compile else None
+    if plan.fp8:
+        if obstacle:
+            raise UsageError(
+                f"E302 fp8 needs --compile, and there is {obstacle}", hint="install it, or leave --fp8 out"
+            )
+        fp8.enable(model)
+    if plan.compile and obstacle is None:
         torch.use_deterministic_algorithms(world.device.type == "cpu")  # the compiler's own choices too
         model.compile(dynamic=False, fullgraph=True)
     optimizer = Optimizer(model, roles(model), plan.optim, world)
-    return Parts(model, optimizer, stream or open_stream(plan, world), world)
+    return Parts(model, optimizer, stream or open_stream(plan, world), world, attention=attention)
 
 
 class RandomRows:

@@ -25,10 +25,12 @@ from picollm.runtime.precision import compute_dtype
 from picollm.runtime.runlog import RunLog, open_log
 from picollm.runtime.signals import Stop, watch
 from picollm.runtime.together import on_rank_zero
+from picollm.runtime.trackers import names, open_trackers
 from picollm.tok.tokenizer import Tokenizer
 from picollm.train.data import facts, tokenizer_bytes
 from picollm.train.due import named, renew_log, thaw_garbage, write_best
 from picollm.train.exhausted import said_as_error
+from picollm.train.kernels import warm_up
 from picollm.train.measure import build_parts, compile_obstacle, flops_rate, measure
 from picollm.train.opening import EXIT, Opened, begin, open_run
 from picollm.train.pretrain import diverged, pretrain
@@ -55,6 +57,7 @@ def run_training(
     it ended.
     """
     layout = layout or Layout.from_env()
+    names(request.log)  # before anything is opened
     with World.open(device.choose(request.device)) as world, ExitStack() as hold:
         screen = screen if world.rank == 0 else None
         device.settle(world.device)
@@ -144,6 +147,7 @@ def train_opened(
             fill_parts(opened, parts, peak)
             log = open_together_log(opened, parts, peak, screen, quiet)
             try:
+                warm_up(plan, parts, log)
                 carry_out(plan, parts, log)
             finally:
                 log.close()
@@ -170,6 +174,7 @@ def open_together_log(
     if parts.world.rank != 0:
         return RunLog(None)
     log = open_log(opened.directory, parts.step if opened.resume else None, screen=screen, quiet=quiet)
+    log.trackers = open_trackers(opened.plan.request.get("log"), opened.directory, opened.plan.request, parts.step)
     for note in opened.notes:
         log.say(f"warning: {note}")
     plan = opened.plan
@@ -189,8 +194,6 @@ def open_together_log(
         obstacle = compile_obstacle(parts.world.device)
         if obstacle:
             log.warn("W304", f"torch.compile unavailable ({obstacle}): running eager")
-        else:
-            log.say("compiling: the first step takes a minute or two")
     return log
 
 
@@ -203,7 +206,7 @@ def header(plan: TrainPlan, parts: Parts, peak: tuple[float, str]) -> dict[str, 
         "device": plan.machine,
         "ranks": parts.world.size,
         "threads": torch.get_num_threads(),
-        "attention": type(parts.model.attend).__name__,
+        "attention": parts.attention.to_json() if parts.attention else None,
         "peak_flops": peak[0],
         "peak_source": peak[1],
         "shards": plan.data.fingerprint,
@@ -218,6 +221,8 @@ def remarks(plan: TrainPlan, parts: Parts) -> list[str]:
             f"{plan.micro_steps} micro-steps = {plan.tokens_per_step:,} tokens/step"]  # fmt: skip
     if isinstance(parts.stream, Stream):
         said += [f"warning: {note}" for note in parts.stream.notes]
+    if parts.attention:
+        said += [f"attention, {line}" for line in parts.attention.lines()]
     if plan.estimate.seconds > WEEK:
         said.append(f"warning: this will take about {duration(plan.estimate.seconds)} here")
     if parts.world.device.type == "cuda" and (seen := torch.cuda.device_count()) > parts.world.size:

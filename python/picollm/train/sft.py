@@ -41,6 +41,7 @@ from picollm.runtime.signals import watch
 from picollm.runtime.together import on_rank_zero
 from picollm.tok.tokenizer import Tokenizer
 from picollm.train.due import renew_log, write_best
+from picollm.train.kernels import attention_of
 from picollm.train.opening import Opened, begin, enter, read_plan, standing
 from picollm.train.run import carry_out, header, leave
 from picollm.train.state import Home, Parts, restore, versions
@@ -222,12 +223,13 @@ def tune(opened: Opened, base: Base, chats: Chats, rows: Dialogs, world: World, 
 
 def start_from(base: Base, plan: TrainPlan, rows: Dialogs, world: World) -> Parts:
     """The base model's weights, and its optimizer's moments: a warm start is slightly better (10.1)."""
-    model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype))
+    attention = attention_of(plan, world)
+    model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype), attend=attention.make())
     load_weights(model, base.state, base.path)
     optimizer = Optimizer(model, roles(model), plan.optim, world)
     with Tensors(protocol.optimizer_files(base.path, protocol.verify(base.path, only=()))) as tensors:
         optimizer.load_state_dict(dict(tensors))
-    return Parts(model, optimizer, rows, world, stage="sft")
+    return Parts(model, optimizer, rows, world, stage="sft", attention=attention)
 
 
 def validate(base: Base, rendered: Sequence[Rendered], parts: Parts) -> BitsPerByte:

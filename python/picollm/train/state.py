@@ -18,6 +18,7 @@ from picollm.errors import FingerprintMismatch, TokenizerMismatch
 from picollm.evals.result import BitsPerByte
 from picollm.loader.batch import Batch
 from picollm.model.gpt import GPT
+from picollm.model.kernels.choose import Choice
 from picollm.optim.sharded import Optimizer
 from picollm.plan.trainplan import TrainPlan
 from picollm.runtime import rng
@@ -59,6 +60,7 @@ class Home:
 class Parts:
     """A run at a step boundary. Without `home` it is a throw-away: nothing is saved.
 
+    attention: which kernels were chosen, and why.
     step: attempted, drives schedule and data. updates: applied, drives bias correction.
     evaluated: last step whose validation is in the log. best: lowest validation so far, and the step that had it.
     peak_flops: of one device, for MFU. session: steps made by this process.
@@ -71,6 +73,7 @@ class Parts:
     evaluate: Evaluate | None = None
     home: Home | None = None
     stage: str = "base"
+    attention: Choice | None = None
     peak_flops: float = 0.0
     stop: Stop = field(default_factory=Stop)
     pace: Pace = field(default_factory=Pace)

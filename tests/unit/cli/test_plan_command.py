@@ -57,6 +57,7 @@ def test_a_log_line_becomes_hours_and_money(capsys: pytest.CaptureFixture[str]) 
     assert "cost: set --price-per-gpu-hour" in run(capsys, "--depth", "12")[1]
 
 
+@pytest.mark.row("K36")
 @pytest.mark.parametrize(
     ("words", "seen"),
     [
@@ -79,6 +80,10 @@ def test_a_log_line_becomes_hours_and_money(capsys: pytest.CaptureFixture[str]) 
         ("--target-flops 1e19", "stops train (exit 4)         no shards here: picollm shard fineweb-edu"),
         ("--depth 18 --vocab-size 65536 --learning-rate 0.04", "Muon  0.04 -> peak 0.05657 (x1.414 batch)"),
         ("--depth 12 --device cuda --bf16", "cuda, bf16, compiled"),
+        ("--depth 24 --fp8", "fp8: 145 of 157 linear layers (12 skipped: smaller than 128); evaluation in bf16"),
+        ("--depth 24 --fp8=auto", "cuda, bf16 + fp8, compiled"),
+        ("--depth 12 --fp8=auto", "cuda, bf16, compiled"),
+        ("--depth 12 --fp8", "W303 depth 12 is usually slower with fp8"),
     ],
 )
 def test_a_plan_shows(capsys: pytest.CaptureFixture[str], words: str, seen: str) -> None:
@@ -97,6 +102,9 @@ def test_a_plan_shows(capsys: pytest.CaptureFixture[str], words: str, seen: str)
         ("--depth 4 --bf16 --dtype fp32", "--dtype fp32 and --bf16 bf16"),
         ("--heads 8 --head-dim 128 --hidden-size 768 --depth 12", "8 heads x 128 = 1024, but hidden size is 768"),
         ("--vocab-size 65537", "65,536"),
+        ("--gpu a100 --fp8", "E302 fp8 needs an NVIDIA SM 89+ GPU; a100 is SM 80"),
+        ("--compile off --fp8", "E302 fp8 needs --compile"),
+        ("--max-seq-len 1000 --fp8", "E302 fp8 needs rows of a multiple of 16 tokens"),
         ("--target-param-data-ratio 8", "a ratio needs a size"),
         ("--depth 0", "at least 1"),
         ("--depth 4 --window-pattern SXL", "SXL"),
@@ -187,3 +195,17 @@ assert "torch" not in sys.modules
 """
     env = {"PYTHONPATH": str(REPOSITORY / "python"), "PICOLLM_HOME": str(tmp_path), "PATH": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.row("K36")
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_fp8_on_a_cpu_is_refused_and_auto_leaves_it_out(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    words = [command, "--device", "cpu", "--peak-flops", "1e10", "--depth", "24"]
+    with pytest.raises(SystemExit) as refused:
+        main([*words, "--fp8"])
+    assert refused.value.code == 2
+    assert "E302 fp8 needs an NVIDIA SM 89+ GPU; this is cpu" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as planned:
+        main([*words, "--fp8=auto", *(["--dry-run"] if command == "train" else [])])
+    assert planned.value.code == 0
+    assert "cpu, fp32, eager" in capsys.readouterr().out

@@ -23,7 +23,6 @@ WAITING = {
     "K31": "at most keep + 1 folders after a run; the price in `plan` is tested",
     "K32": "40 steps against 20 + 20 through the command; the checkpoint itself is tested",
     "K33": "signals through the command: issue A's flow test",
-    "K36": "--fp8 (issue D), E302, W303",
     "K38": "train without Triton on a GPU; the finding of `doctor` is tested",
     "K39": "`speedrun`: after the first release",
     "K46": "`chat --compare`: the chat issue (F)",

@@ -55,6 +55,7 @@ def test_a_run_leaves_its_plan_its_log_its_verdict_and_a_model_that_loads(home: 
     assert finished == home.runs / "finished"
     names = {path.name for path in finished.iterdir()}
     assert {"plan.json", "config.toml", "metrics.jsonl", "train.log", "exit.json", "best.json", "checkpoints"} <= names
+    assert "attention, whole rows: sdpa (the only one here; fa3: needs CUDA" in (finished / "train.log").read_text()
     verdict = json.loads((finished / "exit.json").read_text())
     assert (verdict["code"], verdict["reason"], verdict["step"]) == (0, "finished", 8)
     assert (finished / verdict["checkpoint"]).is_dir()
@@ -257,6 +258,35 @@ def test_sigterm_in_any_phase_leaves_a_checkpoint_and_the_run_ends_in_the_same_b
     assert (verdict["code"], verdict["reason"]) == (143, "SIGTERM")
     assert (home.runs / name / verdict["checkpoint"]).is_dir()
     whole, again = weights(finished), weights(run_training(asked(name=name), layout=home, screen=None))
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's compiler
+@pytest.mark.row("K38")
+def test_a_compiled_run_has_the_same_curve(home: Layout, finished: Path) -> None:
+    found = run_training(asked(name="compiled", compile="on"), layout=home, screen=None)
+    assert "compiled in" in (found / "train.log").read_text()
+    for mine, theirs in zip(timeless(found, "step"), timeless(finished, "step"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's compiler
+@pytest.mark.row("K38")
+def test_where_compiling_fails_the_run_goes_on_eagerly_and_says_why(
+    home: Layout, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object, **named: object) -> None:
+        raise OSError("no such compiler")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", broken)
+    torch._dynamo.reset()
+    found = run_training(asked(name="not-compiled", compile="on"), layout=home, screen=None)
+    said = (found / "train.log").read_text()
+    assert "W304 torch.compile failed" in said
+    assert "no such compiler" in said
+    whole, again = weights(finished), weights(found)
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 

@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+SHORTEST = 8  # tokens of a document on average in a row, at least: what kernels are told of has a fixed size
+
 
 class Documents:
     """Which document each token belongs to: ids (B, T), any integers; equal neighbours are one document.
@@ -14,12 +16,28 @@ class Documents:
 
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
+        self._starts: Tensor | None = None
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def starts(self) -> Tensor:
         """(B, T) bool: True where a token is the first of its document or row."""
         first = torch.ones_like(self.ids[:, :1], dtype=torch.bool)
         return torch.cat((first, self.ids[:, 1:] != self.ids[:, :-1]), 1)
+
+    def cu_seqlens(self) -> Tensor:
+        """(N + 1) int32: where documents start among the B·T tokens, then B·T as often as it takes to fill up.
+
+        N depends on (B, T) alone: kernels compiled for it serve every batch. Raises where there are more documents.
+        """
+        if self._starts is None:
+            B, T = self.ids.shape
+            most = B * (T // SHORTEST + 1)
+            places = torch.arange(B * T, dtype=torch.int32, device=self.ids.device)
+            first = self.starts().flatten()
+            torch._assert_async(first.sum() <= most, f"more than {most} documents in {B} rows of {T} tokens")
+            found = torch.where(first, places, B * T).sort().values[:most]
+            self._starts = torch.nn.functional.pad(found, (0, most + 1 - found.shape[0]), value=B * T)
+        return self._starts
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """(B, 1, T, T) to be added to scores: 0 for keys of the same document, not ahead, at most W back; else −∞."""

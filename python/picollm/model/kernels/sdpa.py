@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from picollm.model.kernels.protocol import Documents, additive, visible
@@ -45,3 +46,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return mixed.transpose(1, 2)
+
+
+class Fused:
+    """Plain causal attention by one named kernel of torch; no windows, no documents."""
+
+    takes_documents = False
+    backend: SDPBackend
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Documents | None = None
+    ) -> Tensor:
+        """See `Attend`."""
+        assert window is None or window >= q.shape[1] - 1
+        assert documents is None
+        with sdpa_kernel(self.backend):
+            return attend(q, k, v, None, causal=q.shape[1] > 1)
+
+
+class Cudnn(Fused):
+    """cuDNN's, which is the faster one on Hopper."""
+
+    backend = SDPBackend.CUDNN_ATTENTION
+
+
+class Flash(Fused):
+    """FlashAttention 2 as torch carries it."""
+
+    backend = SDPBackend.FLASH_ATTENTION
