@@ -4,8 +4,8 @@
     python dev/gpu.py --depth 24 --only fp8
     python dev/gpu.py --tiny                # the same road on a CPU, in seconds
 
-Each setting runs in a process of its own: tokens/s (median), MFU, peak memory beside the plan's figure, one JSON line on
-stdout and all of them in --out. A setting that cannot run here is reported with its reason.
+Each setting runs in a process of its own: tokens/s (median), MFU, peak memory beside the plan's figure, one JSON line
+on stdout and all of them in --out. A setting that cannot run here is reported with its reason.
 """
 
 import argparse

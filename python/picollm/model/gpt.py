@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
+from torch.utils.checkpoint import checkpoint
 
 from picollm.model.attention import Attention, Context, Linear
 from picollm.model.cache import Cache, Span
@@ -59,12 +60,14 @@ class GPT(nn.Module):
     """A model of `config`, its weights not yet filled: `model.init.build` makes one to use.
 
     Ids are int32 or int64 (B, T). `compute_dtype` is that of the stream; scores, logits and losses are at least fp32.
+    `recompute`: keep less for backward, for a third more time; the numbers are the same.
     """
 
     def __init__(self, config: ModelConfig, attend: Attend | None = None) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.recompute = False
         self.attend: Attend = attend or Sdpa()
         self.rope = Rope(config.head_dim, config.rope_base, config.qk_scale, config.seq_len)
         C, V = config.width, config.padded_vocab
@@ -103,7 +106,7 @@ class GPT(nn.Module):
                 x = torch.addcmul(x * resid[i], x0, start[i])
             key = str(i)
             values = self.value_embeds[key](idx).to(x.dtype) if key in self.value_embeds else None
-            x = block(x, values, context)
+            x = self._through(block, x, values, context)
             if self.config.backout and i == self.middle:
                 middle = x
         if self.config.backout:
@@ -133,6 +136,14 @@ class GPT(nn.Module):
         return token_losses(h, self.lm_head.weight, targets, self.config.vocab_size, self.config.softcap)
 
     forward = loss_sum
+
+    def _through(self, block: nn.Module, x: Tensor, values: Tensor | None, context: Context) -> Tensor:
+        """One block; with `recompute` only its inputs are kept, and backward runs it once more."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(block, x, values, context, use_reentrant=False, preserve_rng_state=False)
+            return again
+        out: Tensor = block(x, values, context)
+        return out
 
     def _normed(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.config.norm_eps)

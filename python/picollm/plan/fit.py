@@ -33,6 +33,9 @@ def ways_out(config: ModelConfig, request: TrainRequest, place: Place, step_rows
         rows = device_batch(step_rows, place.ranks, largest)
         accum = micro_steps(step_rows, place.ranks, rows)
         yield f"--device-batch-size {rows} (accum x{accum}, same result)"
+    elif not place.recompute and (largest := largest_rows(config, replace(place, recompute=True))):
+        rows = device_batch(step_rows, place.ranks, largest)
+        yield f"--recompute --device-batch-size {rows} (a third more time, same result)"
     if place.device != "cpu":
         for ranks in (2, 4, MAX_RANKS):
             if ranks > place.ranks and largest_rows(config, replace(place, ranks=ranks)):

@@ -417,6 +417,14 @@ RUNTIME_KNOBS = (
         changes={Q.MEMORY: "some activations in one byte", Q.STABILITY: "3 or 2 bits of mantissa in the matmuls"},
     ),
     Knob(
+        "recompute", E, Kind.FLAG, "off",
+        example="--recompute",
+        why="Forget what the layers computed and compute it again in backward: a third more time for a fraction of the"
+        " activations. The result is the same. For models of which one row does not fit.",
+        may_change=True,
+        changes={Q.MEMORY: "about a seventh of the activations", Q.BUDGET: "time, not tokens"},
+    ),
+    Knob(
         "compile", E, Kind.CHOICE, "on for cuda, off for cpu and mps",
         example="--compile on",
         why="Fused kernels for a wait at the start: minutes that only a GPU run earns back.",

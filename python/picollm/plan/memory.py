@@ -12,6 +12,7 @@ from picollm.model.counts import checkpoint_bytes, count, optimizer_bytes, weigh
 # Kept for backward, in units of B·T·C. Eager: fitted with MemTracker on CPU at depths 2 to 8 (torch 2.13, November
 # 2026). Compiled: a count of norms, q, k, v, attention out, 4C twice and block inputs, not yet measured on CUDA.
 BLOCK_TENSORS = {False: 18.0, True: 17.0}
+RECOMPUTED_TENSORS = 2.5  # of a block that backward runs again: its input, the stream before it, half a value embedding
 STREAM_TENSORS = 3  # once: x0, the half-depth stream, before the last norm
 BACKWARD_TENSORS = 6  # alive beside them while the last MLP is taken back; fitted likewise
 LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2, "fp64": 8 + 8}  # per logit of a chunk: product, soft cap, gradient
@@ -83,6 +84,7 @@ class Place:
     compile: bool
     memory: int
     ranks: int
+    recompute: bool = False
 
 
 def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
@@ -91,7 +93,9 @@ def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
     size = {"bf16": 2, "fp32": 4, "fp64": 8}[place.dtype]
     weights = weight_bytes(config, table_bytes(place.device))
     unit = tokens * width * size
-    kept = round(unit * (config.depth * BLOCK_TENSORS[place.compile] + STREAM_TENSORS))
+    block = BLOCK_TENSORS[place.compile]
+    blocks = config.depth * RECOMPUTED_TENSORS + block if place.recompute else config.depth * block
+    kept = round(unit * (blocks + STREAM_TENSORS))
     chunk = min(logits_chunk(config.vocab_size, place.device), tokens)
     logits = chunk * vocab * LOGIT_BYTES[place.dtype] + 4 * vocab * width + unit
     muon = 4 * MUON_COPIES * min(MUON_STACK, count(config).matrices // place.ranks)

@@ -97,6 +97,7 @@ class TrainRequest:
     device: str | None = None
     dtype: str | None = None
     fp8: str | None = None
+    recompute: bool | None = None
     compile: str | None = None
     nproc: int | None = None
     workers: int | None = None

@@ -50,7 +50,14 @@ class Setting:
         shared = self.ranks if self.machine.device == "cpu" else 1  # processes on a CPU share its memory
         memory = self.machine.memory // shared
         compiled = {"on": True, "off": False}.get(self.request.compile or "auto", self.machine.device == "cuda")
-        return Place(self.machine.device, dtype_of(self.request, self.machine), compiled, memory, self.ranks)
+        return Place(
+            self.machine.device,
+            dtype_of(self.request, self.machine),
+            compiled,
+            memory,
+            self.ranks,
+            bool(self.request.recompute),
+        )
 
 
 def resolve(
@@ -258,6 +265,7 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         micro_steps=micro_steps(horizon.batch.rows, at.ranks, rows),
         dtype=place.dtype,
         fp8=eightbit.wanted(request, machine, place.compile, config),
+        recompute=place.recompute,
         compile=place.compile,
         workers=said_or(request.workers, max(1, min(WORKERS_MAX, machine.cores // at.ranks // 2))),
         schedule=schedule,

@@ -53,6 +53,7 @@ class TrainPlan:
     micro_steps: int
     dtype: str  # "fp32" or "bf16"
     fp8: bool
+    recompute: bool
     compile: bool
     workers: int
     schedule: Schedule

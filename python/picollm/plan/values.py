@@ -64,6 +64,7 @@ READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "device": lambda plan: plan.device,
     "dtype": lambda plan: plan.dtype,
     "fp8": lambda plan: ON_OFF[plan.fp8],
+    "recompute": lambda plan: plan.recompute,
     "compile": lambda plan: ON_OFF[plan.compile],
     "nproc": lambda plan: plan.ranks,
     "workers": lambda plan: plan.workers,

@@ -72,6 +72,7 @@ def build_parts(plan: TrainPlan, world: World, stream: RowStream | None = None) 
     """Model with its initial weights, optimizer with its state, rows from the start. Equal on every rank."""
     attention = attention_of(plan, world)
     model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype), attend=attention.make())
+    model.recompute = plan.recompute
     obstacle = compile_obstacle(world.device) if plan.compile else None
     if plan.fp8:
         if obstacle:

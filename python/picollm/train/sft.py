@@ -225,6 +225,7 @@ def start_from(base: Base, plan: TrainPlan, rows: Dialogs, world: World) -> Part
     """The base model's weights, and its optimizer's moments: a warm start is slightly better (10.1)."""
     attention = attention_of(plan, world)
     model = build(plan.model, plan.seed, world.device, compute_dtype(plan.dtype), attend=attention.make())
+    model.recompute = plan.recompute
     load_weights(model, base.state, base.path)
     optimizer = Optimizer(model, roles(model), plan.optim, world)
     with Tensors(protocol.optimizer_files(base.path, protocol.verify(base.path, only=()))) as tensors:

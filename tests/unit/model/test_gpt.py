@@ -283,3 +283,19 @@ def test_training_is_one_graph() -> None:
         loss_sum(ids(), ids(2, seed=6)).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_recomputing_blocks_changes_no_bit_of_loss_or_gradients() -> None:
+    ids = torch.randint(0, 300, (2, 33), generator=torch.Generator().manual_seed(0))
+    found = []
+    for recompute in (False, True):
+        model = build(shape(4, 300, 32, "SL", width=64, head_dim=16), 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01)
+        model.recompute = recompute
+        loss = model.loss_sum(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

@@ -1,6 +1,5 @@
-"""Which kernel is taken: wrong, crashing and slow ones are found out in a process of their own."""
+"""Which kernel is taken: wrong and crashing ones are found out in a process of their own."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -52,16 +51,8 @@ class Leaky(Sdpa):
         return super().__call__(q, k, v, window)
 
 
-class Slow(Sdpa):
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, window: int | None, documents: Documents | None = None
-    ) -> Tensor:
-        time.sleep(0.02)
-        return super().__call__(q, k, v, window, documents)
-
-
-def candidate(name: str) -> Candidate:
-    return Candidate(name, f"{HERE}:{name}")
+def candidate(name: str, *, windows: bool = True) -> Candidate:
+    return Candidate(name, f"{HERE}:{name}", windows=windows)
 
 
 @pytest.fixture
@@ -70,17 +61,17 @@ def config() -> ModelConfig:
 
 
 @pytest.mark.slow
-def test_wrong_and_crashing_kernels_are_rejected_with_a_reason_and_the_fastest_right_one_wins(
+def test_wrong_and_crashing_kernels_are_rejected_with_a_reason_and_verdicts_are_kept(
     config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"python:{Path.cwd()}")
-    candidates = [*map(candidate, ("Narrow", "Crash", "Slow")), PLAIN]
+    candidates = [candidate("Narrow"), candidate("Crash", windows=False), PLAIN]
     choice = choose(config, CPU, FP32, tmp_path, candidates=candidates, rows=1)
-    assert choice.winners == {"L": choice.winners["L"], "S": "sdpa"}
+    assert choice.winners["S"] == "sdpa"
     assert choice.winners["L"] in ("sdpa", "Narrow")  # whole rows it does right
     assert "Narrow: output" in choice.reasons["S"]
-    assert "Crash: ended with status -11" in choice.reasons["S"]
-    assert "Slow: 2" in choice.reasons["S"] or "Slow: 3" in choice.reasons["S"] or "Slow: " in choice.reasons["S"]
+    assert "Crash: no windows" in choice.reasons["S"]
+    assert "Crash: ended with status -11" in choice.reasons["L"]
 
     def never(trial: choosing.Trial) -> choosing.Verdict:
         raise AssertionError("a verdict was not kept")
