@@ -16,6 +16,8 @@ from picollm.runtime.runlog import RunLog
 from picollm.runtime.together import on_rank_zero
 from picollm.train.state import Parts
 
+WORDS = 200  # letters of what a compiler says
+
 
 def attention_of(plan: TrainPlan, world: World) -> Choice:
     """The attention kernels of this plan here: tried by rank 0, the same on every rank."""
@@ -44,7 +46,7 @@ def warm_up(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a compiler may raise anything; eager runs on, or fails with the same
-        why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        why = " ".join([f"{type(error).__name__}:", *str(error).split()])[:WORDS]
     parts.optimizer.zero_grad()
     found = next((reason for reason in parts.world.gather(why) if reason), None)
     if found is None:

@@ -190,10 +190,8 @@ def open_together_log(
         log.say(f"{opened.directory}: goes on at step {parts.step:,} of {plan.steps:,}")
     for remark in remarks(plan, parts):
         log.say(remark)
-    if plan.compile:
-        obstacle = compile_obstacle(parts.world.device)
-        if obstacle:
-            log.warn("W304", f"torch.compile unavailable ({obstacle}): running eager")
+    if plan.compile and (obstacle := compile_obstacle(parts.world.device)):
+        log.warn("W304", f"torch.compile unavailable ({obstacle}): running eager")
     return log
 
 
