@@ -12,7 +12,7 @@ from picollm.model.counts import checkpoint_bytes, count, optimizer_bytes, weigh
 # Kept for backward, in units of B·T·C. Eager: fitted with MemTracker on CPU at depths 2 to 8 (torch 2.13, November
 # 2026). Compiled: a count of norms, q, k, v, attention out, 4C twice and block inputs, not yet measured on CUDA.
 BLOCK_TENSORS = {False: 18.0, True: 17.0}
-RECOMPUTED_TENSORS = 2.5  # of a block that backward runs again: its input, the stream before it, half a value embedding
+RECOMPUTED_TENSORS = 2.0  # of a block that backward runs again: its input and the stream before it; fitted likewise
 STREAM_TENSORS = 3  # once: x0, the half-depth stream, before the last norm
 BACKWARD_TENSORS = 6  # alive beside them while the last MLP is taken back; fitted likewise
 LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2, "fp64": 8 + 8}  # per logit of a chunk: product, soft cap, gradient

@@ -50,10 +50,10 @@ def test_the_ledger_is_within_a_tenth_of_what_a_step_takes(case: tuple[int, int,
 
 @pytest.mark.slow
 def test_recomputing_keeps_what_the_ledger_says() -> None:
-    case = (6, 512, 128, 8, "L")
+    case = (4, 512, 128, 16, "L")
     ledger = memory_of(shape(*case[:3], case[4]), case[3], replace(CPU, recompute=True))
     found = tracked_peak(*case, recompute=True)
-    assert ledger.total - ledger.optimizer - FIXED["cpu"] == pytest.approx(found, rel=0.10)
+    assert ledger.total - ledger.holes - ledger.optimizer - FIXED["cpu"] == pytest.approx(found, rel=0.10)
     assert found < 0.6 * tracked_peak(*case)
 
 
