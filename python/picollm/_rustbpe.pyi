@@ -169,7 +169,13 @@ def shard_segments(
 ) -> list[bytes]:
     """Run and commit the segments that are not `done` (index, training tokens). Returns the commit records made."""
 
+def committed_segments(plan: bytes, out: str | os.PathLike[str]) -> list[bytes | None]:
+    """The commit record of each segment of the plan; None where it is not finished in `out`. Reads no tokens."""
+
 def verify_shard(
     path: str | os.PathLike[str], progress: Progress = None
 ) -> tuple[int, int, int, str, str, str, int, int]:
     """Tokens, documents, bytes of text, blake3, blake3 of the offsets, sha256 of the tokenizer, segment, part."""
+
+def pack_counts(packing: str, lengths: list[int], row_tokens: int) -> tuple[int, int, int, int]:
+    """Rows, BOS put in, documents cut, and those of them that would have fitted a row whole: of one window."""

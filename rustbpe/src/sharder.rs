@@ -15,6 +15,8 @@ use crate::shard::write::{Facts, FileRecord, Split, SplitWriter};
 use crate::source::{FileEntry, ReadOptions, ReadReport, Segment, Supply, await_files, is_validation, read_segment};
 use crate::{Control, Error, Result};
 
+mod commit;
+
 /// A part may grow to this many times the target: estimates are off by less, so an ordinary segment is one part.
 const PART_TARGETS: u64 = 2;
 
@@ -107,14 +109,6 @@ pub struct Skipped {
 }
 
 impl SegmentRecord {
-    /// Canonical JSON: sorted keys, no spaces.
-    ///
-    /// # Errors
-    /// Never for a record of this crate.
-    pub fn to_json(&self) -> Result<Vec<u8>> {
-        canonical(&serde_json::to_value(self).map_err(|error| Error::Invalid { what: error.to_string() })?)
-    }
-
     /// Training tokens of the segment.
     pub fn train_tokens(&self) -> u64 {
         self.files.iter().filter(|file| file.split == Split::Train).map(|file| file.n_tokens).sum()
@@ -127,25 +121,37 @@ fn canonical(value: &Value) -> Result<Vec<u8>> {
 }
 
 impl Plan {
-    /// Read `plan.json` and check it against the tokenizer.
+    /// Read `plan.json`.
     ///
     /// # Errors
-    /// [`Error::Format`] for a plan that does not parse or belongs to another tokenizer.
-    pub fn from_json(bytes: &[u8], tokenizer: &Tokenizer) -> Result<Self> {
+    /// [`Error::Format`] for a plan that does not parse.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
         let refuse = |what: String| Error::Format { path: "plan.json".into(), what };
         let body: Body = serde_json::from_slice(bytes).map_err(|error| refuse(error.to_string()))?;
         let read: ReadOptions = serde_json::from_value(Value::Object(body.options.others.clone()))
             .map_err(|error| refuse(error.to_string()))?;
         let dtype = Dtype::from_name(&body.options.dtype)?;
-        let hash = tokenizer.fingerprint();
         let facts = &body.tokenizer;
-        if facts.sha256 != hex(&hash) || (facts.vocab_size, facts.bos) != (tokenizer.vocab_size(), tokenizer.bos()) {
-            return Err(refuse(format!("made for tokenizer {}, this one is {}", facts.sha256, hex(&hash))));
-        }
         if u64::from(facts.vocab_size) > dtype.max_vocab() {
             return Err(refuse(format!("{} ids do not fit {}", facts.vocab_size, dtype.name())));
         }
-        Ok(Self { hash: format!("blake3:{}", blake3::hash(bytes)), body, read, dtype, tokenizer: hash })
+        let tokenizer = unhex(&facts.sha256).ok_or_else(|| refuse(format!("tokenizer {:?}", facts.sha256)))?;
+        Ok(Self { hash: format!("blake3:{}", blake3::hash(bytes)), body, read, dtype, tokenizer })
+    }
+
+    /// Read `plan.json` and check it against the tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a plan that does not parse or belongs to another tokenizer.
+    pub fn from_json(bytes: &[u8], tokenizer: &Tokenizer) -> Result<Self> {
+        let plan = Self::parse(bytes)?;
+        let facts = &plan.body.tokenizer;
+        let hash = tokenizer.fingerprint();
+        if plan.tokenizer != hash || (facts.vocab_size, facts.bos) != (tokenizer.vocab_size(), tokenizer.bos()) {
+            let what = format!("made for tokenizer {}, this one is {}", facts.sha256, hex(&hash));
+            return Err(Error::Format { path: "plan.json".into(), what });
+        }
+        Ok(plan)
     }
 
     /// Number of segments.
@@ -228,8 +234,13 @@ pub fn run_segment(
     out.sync()?;
     ctl.write_ns.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
     let record = record(plan, segment, &facts, report, files);
-    out.publish(&format!("segment_{index:06}.json"), &record.to_json()?)?;
+    out.publish(&record_name(index), &record.to_json()?)?;
     Ok(record)
+}
+
+/// Name of the commit record of a segment.
+pub fn record_name(index: u32) -> String {
+    format!("segment_{index:06}.json")
 }
 
 fn record(plan: &Plan, segment: &Segment, facts: &Facts, report: ReadReport, files: Vec<FileRecord>) -> SegmentRecord {
@@ -357,4 +368,11 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}"); // a String takes everything
         text
     })
+}
+
+/// 32 bytes from their hex.
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
+    let bytes: Vec<u8> = digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, &digit| byte << 4 | digit)).collect();
+    (text.len() == 64).then(|| bytes.try_into().ok()).flatten()
 }

@@ -1,13 +1,13 @@
 """A source and a tokenizer → a shard set: plan once, run what is not committed, name the result last.
 
-Restarting is running the same command again. A segment counts as done when its commit record parses, belongs to this
-plan and all its files have their sizes; everything else is made again, to the same bytes.
+Restarting is running the same command again. A segment counts as done when its commit record is whole, belongs to this
+plan and says of its files what their headers and sizes say; everything else is made again, to the same bytes.
 """
 
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,12 @@ from picollm.errors import (
     DatasetIncompleteError,
     DiskFullError,
     MissingError,
-    ShardCorruptError,
-    ShardFormatError,
     SourceChangedError,
+    UsageError,
 )
 from picollm.runtime import durable
 from picollm.runtime.machine import usable_cores
 from picollm.shards.manifest import (
-    FORMAT,
     ITEM_BYTES,
     MANIFEST,
     MANIFESTS,
@@ -36,7 +34,6 @@ from picollm.shards.manifest import (
     ShardSet,
     Split,
     canonical,
-    check_sizes,
     make_manifest,
 )
 from picollm.shards.plan import PLAN, Options, ShardPlan, TokenizerFacts, dtype_for, val_ppm_of
@@ -45,6 +42,11 @@ WORK = ".picollm"  # the lock and files in the making; nothing a reader needs
 LOCK = "lock"
 STAGING = "staging"  # below it: files that were fetched, one folder per process, until they are encoded
 SPARE = 1.05  # of the disk space that the estimate asks for
+MAX_RAM = 2 << 30  # bytes, unless said otherwise
+RAM_BASE, RAM_PER_WORKER = (
+    150 << 20,
+    48 << 20,
+)  # bytes: a build, and each segment at a time
 Progress = Callable[[Mapping[str, int]], object]
 
 
@@ -108,29 +110,48 @@ def run(
     done: dict[int, Commit],
     out: Path,
     *,
-    tokens: int | None,
+    only: Collection[int] | None = None,
+    tokens: int | None = None,
     workers: int,
     staging: Staging,
     progress: Progress | None,
 ) -> None:
-    """Make and commit what is not done, until the leading segments hold `tokens`; fetch what is not here."""
+    """Make and commit what is not done, until the leading segments hold `tokens`; of `only` these segments, if given.
+    Fetches what is not here.
+
+    This is the one way to make segments: `build`, a task of several and a cluster's worker all come through here.
+    """
     there = {index: commit.train_tokens for index, commit in done.items()}
-    todo = [segment for segment in plan.segments if segment.index not in done]
+    todo = [
+        segment for segment in plan.segments if segment.index not in done and (only is None or segment.index in only)
+    ]
     folder = source.root if source.remote is None else own_folder(staging.folder or out / WORK / STAGING)
     wanted = Wanted(tokens, there)
     supply = source.supply(todo, folder, wanted, budget=staging.max_disk, others=staging.caches)
+    left_to_others = dict.fromkeys({segment.index for segment in plan.segments if segment not in todo}, 0)
     with supply or contextlib.nullcontext():
         _rustbpe.shard_segments(
             plan=plan.data,
             root=str(folder),
             out=str(out),
             tokenizer_json=tokenizer_json,
-            done=list(there.items()),
+            done=sorted((left_to_others | there).items()),
             tokens=tokens,
             workers=workers,
             supply=supply,
             progress=progress_with(supply, progress),
         )
+
+
+def workers_within(workers: int | None, max_ram: int) -> int:
+    """Segments at a time: `workers`, else the cores there are, but no more than fit. Raises UsageError if none does."""
+    most = (max_ram - RAM_BASE) // RAM_PER_WORKER
+    if most < 1:
+        raise UsageError(
+            f"--max-ram {max_ram / 2**20:.0f} MiB: one segment at a time takes {(RAM_BASE + RAM_PER_WORKER) >> 20} MiB",
+            hint=f"--max-ram {(RAM_BASE + RAM_PER_WORKER) // 2**20}M or more",
+        )
+    return min(workers or usable_cores(), most)
 
 
 def read_tokenizer(path: Path) -> bytes:
@@ -154,13 +175,19 @@ def settle_plan(source: Source, facts: TokenizerFacts, options: Options, out: Pa
     return plan
 
 
-def check_sources(plan: ShardPlan, source: Source, out: Path, workers: int) -> None:
-    """Read again the files of segments that are still to be made, and compare. Raises SourceChangedError. Files that
-    are fetched are compared when they come."""
+def check_sources(
+    plan: ShardPlan, source: Source, out: Path, workers: int, only: Collection[int] | None = None
+) -> None:
+    """Read again the files of segments (of all, or `only` these) that are still to be made, and compare. Files that are
+    fetched are compared when they come.
+
+    Raises SourceChangedError.
+    """
     if source.remote is not None:
         return
     done = committed(plan, out)
-    todo = [segment for segment in plan.body["segments"] if segment["index"] not in done]
+    wanted_here = range(len(plan.body["segments"])) if only is None else only
+    todo = [plan.body["segments"][index] for index in wanted_here if index not in done]
     wanted = sorted({index for segment in todo for index in range(*segment["files"])})
     files = [plan.files[index] for index in wanted]
     for file, found in zip(files, sha256_files(source.root, files, workers), strict=True):
@@ -171,36 +198,15 @@ def check_sources(plan: ShardPlan, source: Source, out: Path, workers: int) -> N
             )
 
 
-def record_name(index: int) -> str:
-    return f"segment_{index:06d}.json"
-
-
 def committed(plan: ShardPlan, out: Path) -> dict[int, Commit]:
-    """Finished segments by index. Anything wrong with a record or a size means: not finished."""
+    """Finished segments by index. Anything wrong with a record, a header or a size means: not finished."""
     found = {}
-    for segment in plan.body["segments"]:
-        commit = read_commit(plan, out, segment)
-        if commit is not None:
-            found[commit.index] = commit
+    for index, data in enumerate(_rustbpe.committed_segments(plan.data, str(out))):
+        if data is not None:
+            record = json.loads(data)
+            files = tuple(ShardFile.from_json(file, out) for file in record["files"])
+            found[index] = Commit(index, record, files)
     return found
-
-
-def read_commit(plan: ShardPlan, out: Path, segment: dict[str, Any]) -> Commit | None:
-    path = out / record_name(segment["index"])
-    try:
-        record = json.loads(path.read_bytes())
-        files = tuple(ShardFile.from_json(file, path) for file in record["files"])
-        same = (
-            record["format"] == FORMAT
-            and record["plan"] == plan.hash
-            and record["tokenizer"] == f"sha256:{plan.body['tokenizer']['sha256']}"
-            and all(record["segment"][key] == value for key, value in segment.items())
-        )
-        for file in files:
-            check_sizes(file.sizes(out, plan.body["options"]["dtype"]))
-    except (OSError, ValueError, KeyError, TypeError, ShardFormatError, ShardCorruptError, MissingError):
-        return None
-    return Commit(segment["index"], record, files) if same else None
 
 
 def prefix(done: dict[int, Commit], plan: ShardPlan, tokens: int | None) -> list[Commit] | None:
@@ -249,7 +255,8 @@ def finalize(plan: ShardPlan, out: Path, tokenizer_json: bytes, tokens: int | No
     if leading is None:
         missing = [index for index in range(len(plan.body["segments"])) if index not in done]
         raise DatasetIncompleteError(
-            f"{out}: {len(missing)} segments are missing, the first is {missing[0]}", hint="run the same command again"
+            f"{out}: {len(missing)} segments are missing, the first is {missing[0]}",
+            hint=f"run the same command again, or picollm shard run {out}",
         )
     files: dict[Split, list[ShardFile]] = {
         split: [file for commit in leading for file in commit.files if file.split == split] for split in SPLITS

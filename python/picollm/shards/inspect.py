@@ -1,6 +1,7 @@
 """Describe a shard set, and check every promise its files make."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 from picollm import _rustbpe
 from picollm.errors import PicoError
 from picollm.shards.build import Progress
-from picollm.shards.manifest import SPLITS, ShardFile, ShardSet, Split
+from picollm.shards.lengths import lengths_of
+from picollm.shards.manifest import HEADER_BYTES, ITEM_BYTES, SPLITS, ShardFile, ShardSet, Split
+from picollm.tok.tokenizer import Tokenizer
 
 INFO_SCHEMA = "picollm.shard-info/1"
 VERIFY_SCHEMA = "picollm.shard-verify/1"
@@ -93,12 +96,28 @@ def info(folder: Path | str) -> dict[str, Any]:
 
 def lengths(shards: ShardSet, split: Split) -> dict[str, int]:
     """Tokens of a document, BOS included, at some quantiles; empty without documents."""
-    sidecars = [path.with_suffix(".docs.npy") for path in shards.files(split)]
-    if not sidecars:
+    each = lengths_of(shards, split)
+    if not len(each):
         return {}
-    each = np.concatenate([np.diff(np.load(path, mmap_mode="r", allow_pickle=False)) for path in sidecars])
     found = np.quantile(each, LENGTH_QUANTILES, method="nearest")
     return {f"p{quantile * 100:g}": int(value) for quantile, value in zip(LENGTH_QUANTILES, found, strict=True)}
+
+
+def sample(folder: Path, count: int, seed: int) -> Iterator[tuple[str, int, str]]:
+    """(file, document, text) of `count` training documents drawn by `seed`, all if there are fewer; in stored order."""
+    shards = ShardSet.open(folder)
+    tokenizer = Tokenizer.load(shards.path)
+    sizes = [file.n_docs for file in shards.splits["train"]]
+    total = sum(sizes)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    for number in chosen.tolist():
+        at = int(np.searchsorted(starts, number, side="right")) - 1
+        path, document = shards.files("train")[at], number - int(starts[at])
+        ends = np.load(path.with_suffix(".docs.npy"), mmap_mode="r", allow_pickle=False)
+        wide = f"<u{ITEM_BYTES[shards.dtype]}"
+        tokens = np.memmap(path, wide, "r", offset=HEADER_BYTES)[int(ends[document]) + 1 : int(ends[document + 1])]
+        yield shards.splits["train"][at].name, document, tokenizer.decode(tokens.tolist())
 
 
 def to_json(value: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 mod error;
 mod loader;
+mod packing;
 mod sharder;
 mod supply;
 mod tokenizer;
@@ -15,5 +16,6 @@ fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     tokenizer::register(module)?;
     sharder::register(module)?;
     loader::register(module)?;
+    packing::register(module)?;
     Ok(())
 }

@@ -23,6 +23,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(clean_partial, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_facts, module)?)?;
     module.add_function(wrap_pyfunction!(shard_segments, module)?)?;
+    module.add_function(wrap_pyfunction!(committed_segments, module)?)?;
     module.add_function(wrap_pyfunction!(verify_shard, module)?)?;
     Ok(())
 }
@@ -100,6 +101,18 @@ fn shard_segments<'py>(
         records.iter().map(SegmentRecord::to_json).collect::<Result<Vec<_>>>()
     })?;
     Ok(records.iter().map(|record| PyBytes::new(py, record)).collect())
+}
+
+/// The commit record of each segment of the plan, None where the segment is not finished in `out`.
+#[pyfunction]
+fn committed_segments<'py>(py: Python<'py>, plan: &[u8], out: PathBuf) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+    let look = || -> Result<Vec<Option<Vec<u8>>>> {
+        let plan = Plan::parse(plan)?;
+        let all = 0..u32::try_from(plan.segments()).unwrap_or(u32::MAX);
+        all.map(|index| plan.committed(&out, index).ok().map(|record| record.to_json()).transpose()).collect()
+    };
+    let records = py.detach(look).map_err(|error| to_py(py, &error))?;
+    Ok(records.into_iter().map(|record| record.map(|bytes| PyBytes::new(py, &bytes))).collect())
 }
 
 /// Check one `.bin` and its sidecar whole. Returns (tokens, documents, UTF-8 bytes of text, blake3, blake3 of the

@@ -145,11 +145,15 @@ impl<'a> SplitWriter<'a> {
     }
 
     fn name(&self) -> String {
-        let (split, segment) = (self.split.name(), self.facts.segment);
-        match self.finished.len() {
-            0 => format!("{split}_{segment:06}"),
-            part => format!("{split}_{segment:06}_{part:02}"),
-        }
+        part_name(self.split, self.facts.segment, self.finished.len())
+    }
+}
+
+/// Name of a part of a segment, without `.bin`.
+pub(crate) fn part_name(split: Split, segment: u32, part: usize) -> String {
+    match part {
+        0 => format!("{}_{segment:06}", split.name()),
+        part => format!("{}_{segment:06}_{part:02}", split.name()),
     }
 }
 
