@@ -61,6 +61,14 @@ ci: test check docs smoke page
 crash N="1000":
     python -m tests.campaigns.crash --kills {{ N }}
 
+# a kill before each call of the shard protocol, and each call failing: every point, twice; needs strace
+crashpoints:
+    python -m tests.campaigns.crashpoints
+
+# malformed headers, sidecars and records, and flipped bits, N of each; DAMAGE_SEED replays
+damage N="1000000":
+    DAMAGE_CASES={{ N }} cargo test --locked --release --test damage -- --nocapture
+
 # kill and resume a training run N times; every float must be the same
 soak N="200":
     python -m tests.campaigns.soak --cycles {{ N }}
