@@ -2,12 +2,14 @@
 
 import contextlib
 import hashlib
+import importlib
+import json
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -22,18 +24,23 @@ from picollm.layout import Layout
 from picollm.plan.render import short
 from picollm.plan.request import TrainRequest
 from picollm.runtime.pace import duration
-from picollm.shards import inspect
-from picollm.shards.build import Progress, build
+from picollm.shards import inspect, tasks
+from picollm.shards.build import MAX_RAM, Progress, build, workers_within
 from picollm.shards.manifest import ShardSet
 from picollm.shards.plan import PLAN
 
+PROGRESS = click.Choice(["auto", "plain", "json"])
+PROGRESS_SECONDS = 1.0  # between two objects of --progress json
 KEPT = "finished segments are kept: run the same command again to go on, or with a smaller --tokens to end here"
+MORE = ("shard_tasks", "shard_sets")  # modules of picollm.cli with the group's other commands
 
 
 class BuildByDefault(click.Group):
     """`picollm shard SOURCE` is `picollm shard build SOURCE`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for module in MORE:
+            importlib.import_module(f"picollm.cli.{module}")
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["build", *args]
         return super().parse_args(ctx, args)
@@ -66,7 +73,12 @@ def command() -> None:
 @click.option("--shard-tokens", type=COUNT, help="tokens per file (a 32nd of the source, within 4M and 100M)")
 @click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="uint32 only for more than 65,536 ids")
 @click.option("--workers", type=click.IntRange(min=1), help="segments at a time (the cores there are)")
+@click.option("--max-ram", type=BYTES, default=MAX_RAM, show_default="2G", help="bounds the segments at a time")
 @click.option("--max-disk", type=BYTES, default=MAX_DISK, show_default="8G", help="downloaded and not yet encoded")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", help="the Ray cluster; unsaid: one on this machine, for this job")
+@click.option("--progress", "mode", type=PROGRESS, default="auto", show_default=True)
+@click.option("--json", "machine_readable", is_flag=True, help="print one JSON object about the set")
 @click.option("--dry-run", is_flag=True, help="say what would be done, and stop")
 def build_command(
     source: str | None,
@@ -74,7 +86,12 @@ def build_command(
     tokenizer: str | None,
     out: Path | None,
     tokens: int | None,
+    max_ram: int,
     max_disk: int,
+    engine: Literal["local", "ray"],
+    address: str | None,
+    mode: str,
+    machine_readable: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -95,9 +112,25 @@ def build_command(
     if dry_run:
         return
     staging = Staging(max_disk, caches=(corpus.root,) if corpus.remote else ())
-    with stop_politely(), live_progress() as progress:
-        shards = build(corpus, chosen, out, tokens=tokens, staging=staging, progress=progress, **options)
-    say_end(shards, tokens)
+    options["workers"] = workers_within(options["workers"], max_ram)
+    with stop_politely(), live_progress(mode) as progress:
+        if engine == "ray":
+            tasks.plan_set(corpus, chosen, out, **options)
+            on_ray(out, address=address, threads=options["workers"], staging=Staging(max_disk), progress=progress)
+            shards = tasks.finalize_set(out, tokens)
+        else:
+            shards = build(corpus, chosen, out, tokens=tokens, staging=staging, progress=progress, **options)
+    if machine_readable:
+        click.echo(inspect.to_json(inspect.info(out)))
+    else:
+        say_end(shards, tokens)
+
+
+def on_ray(out: Path, **options: Any) -> int:
+    """`run_on_ray`; Ray's module is needed by nobody who did not ask for it."""
+    from picollm.shards.engines.ray import run_on_ray
+
+    return run_on_ray(out, **options)
 
 
 def which_source(source: str | None, dataset_name: str | None) -> str:
@@ -138,12 +171,24 @@ def say_end(shards: ShardSet, tokens: int | None) -> None:
 
 
 @contextlib.contextmanager
-def live_progress() -> Iterator[Progress]:
-    """Show the counters of the running build on one line; it is wiped at the end."""
+def live_progress(mode: str = "auto") -> Iterator[Progress]:
+    """Show the counters of the running build: on one line that is wiped at the end, as plain lines, or as JSON."""
     line = LiveLine()
+    line.terminal = line.terminal and mode == "auto"
     start = time.monotonic()
+    said = start
+
+    def show(counters: Mapping[str, int]) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if mode != "json":
+            line.show(progress_text(counters, now - start))
+        elif now - said >= PROGRESS_SECONDS or counters["done"] == counters["total"]:
+            said = now
+            click.echo(json.dumps({"event": "progress", "seconds": round(now - start, 1), **counters}), err=True)
+
     try:
-        yield lambda counters: line.show(progress_text(counters, time.monotonic() - start))
+        yield show
     finally:
         line.close()
 

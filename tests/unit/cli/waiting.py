@@ -15,8 +15,6 @@ WAITING = {
     "K6": "`data peek`, W103: the Hub source (issue B)",
     "K7": "`data peek --rendered`, W104; the rendering itself is tested",
     "K11": "tiktoken and tokenizers on 1 MB through the command: the tokenizer's issue",
-    "K12": "kill -9 and `shard verify` through the command: the shards' campaigns",
-    "K14": "`shard stats`",
     "K22": "RUN/train.log of a run started by the command: issue A's flow test",
     "K23": "two processes against one through the command; `runs compare` itself is tested",
     "K25": "`train --learning-rate 50` through the command; the guard itself is tested",
