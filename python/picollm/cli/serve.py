@@ -155,9 +155,12 @@ def plan_words(words: list[str]) -> dict[str, Any]:
 
 
 def explain_topic(topic: str) -> dict[str, Any]:
-    """`explain TOPIC --json`, and its text."""
+    """`explain TOPIC --json`, and its text. Raises MissingError where there is no such topic."""
     from picollm.cli.explain import answer_of
     from picollm.cli.knobs import request_from_words
 
-    answer = answer_of(topic, None, request_from_words([]))
+    try:
+        answer = answer_of(topic, None, request_from_words([]))
+    except UsageError as error:
+        raise MissingError(error.message, hint=error.hint) from None
     return {**answer.to_json(), "text": answer.render()}

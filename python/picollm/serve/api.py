@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_MESSAGES = 128
 MOST_TEXT = 32 * 1024
@@ -11,6 +11,13 @@ MOST_STOPS, LONGEST_STOP = 4, 64
 MOST_LOGPROBS = 20
 LARGEST_SEED = 2**63 - 1
 
+
+def whole(value: object) -> object:
+    """JSON has one kind of number: 8.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
@@ -23,12 +30,12 @@ class Sampled(BaseModel):
     model: Annotated[str, Field(max_length=256)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    top_k: Annotated[Whole, Field(ge=0, le=65_536)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, le=MOST_TOKENS)] | None = None
+    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    n: Literal[1] | None = None
+    n: Annotated[Whole, Field(ge=1, le=1)] | None = None
     stream: bool | None = None
 
     @property
@@ -47,9 +54,9 @@ class ChatRequest(Sampled):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MOST_TOKENS)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
     @property
     def most(self) -> int | None:
@@ -65,8 +72,8 @@ class TextRequest(Sampled):
     """POST /v1/completions."""
 
     prompt: Text
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    echo: Literal[False] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    echo: bool | None = None
 
     @property
     def most(self) -> int | None:
@@ -88,7 +95,7 @@ class IdsIn(BaseModel):
     """POST /detokenize."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
-    ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(max_length=MOST_TEXT)]
+    ids: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(max_length=MOST_TEXT)]
 
 
 class PlanIn(BaseModel):

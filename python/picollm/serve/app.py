@@ -25,6 +25,18 @@ from picollm.serve.worker import RETRY_SECONDS, EngineFailed, Job, Worker
 from picollm.tok.tokenizer import Tokenizer
 
 POLL_SECONDS = 0.5  # between two looks at a run's log
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the request cannot be understood or answered; the message says why"},
+    401: {"description": "the token is missing or wrong"},
+    403: {"description": "asked by another site"},
+    404: {"description": "no such run, topic or page"},
+    408: {"description": "the body took over ten seconds"},
+    413: {"description": "the body is over 256 KiB"},
+    415: {"description": "the body is not application/json"},
+    421: {"description": "asked by another host name"},
+    429: {"description": "the line is full; Retry-After says when to come back"},
+    500: {"description": "the model failed on this request"},
+}
 PAGE_FILES = {"app.js": "text/javascript; charset=utf-8", "style.css": "text/css; charset=utf-8"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -59,7 +71,7 @@ class Service:
 
 def make_app(service: Service) -> FastAPI:
     """The application, to be put behind a `Guard`."""
-    app = FastAPI(title="picollm", docs_url=None, redoc_url=None)
+    app = FastAPI(title="picollm", docs_url=None, redoc_url=None, responses=REFUSALS)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(AnyHttpError, http_error)
     app.add_exception_handler(PicoError, pico_error)
@@ -68,6 +80,11 @@ def make_app(service: Service) -> FastAPI:
     add_run_routes(app, service)
     add_page(app)
     return app
+
+
+def post_paths(app: FastAPI) -> frozenset[str]:
+    """The paths that take a body."""
+    return frozenset(path for path, methods in app.openapi()["paths"].items() if "post" in methods)
 
 
 def add_model_routes(app: FastAPI, service: Service) -> None:
@@ -98,6 +115,8 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/completions")
     async def completions(said: TextRequest, http: HttpRequest) -> Response:
+        if said.echo:
+            raise HTTPException(400, "echo is not offered: the prompt is yours already")
         wanted = said.logprobs is not None
         reply = Reply(service, text_request(said, tokenizer), said.stops, chat=False, logprobs=wanted)
         return reply.streamed() if said.stream else await reply.whole(http)

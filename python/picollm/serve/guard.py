@@ -35,10 +35,15 @@ class Refused(Exception):
 
 
 class Guard:
-    """ASGI middleware. hosts: what may stand in `Host`, with and without the port; token: None asks for none."""
+    """ASGI middleware.
 
-    def __init__(self, app: App, *, hosts: frozenset[str], token: str | None = None) -> None:
+    hosts: what may stand in `Host`, with and without the port; posts: the paths that take a body, all others are
+    answered without reading one; token: None asks for none.
+    """
+
+    def __init__(self, app: App, *, hosts: frozenset[str], posts: frozenset[str], token: str | None = None) -> None:
         self.app = app
+        self.posts = posts
         self.hosts = hosts
         self.token = token
 
@@ -50,7 +55,7 @@ class Guard:
         try:
             headers = headers_of(scope)
             self.admit(scope, headers)
-            if scope["method"] in ("POST", "PUT", "PATCH"):
+            if scope["method"] == "POST" and scope["path"] in self.posts:
                 receive = replayed(checked_body(headers, await read_body(headers, receive)), receive)
         except Refused as refused:
             await answer(send, refused.status, refused.message)

@@ -4,7 +4,7 @@ import socket
 
 import uvicorn
 
-from picollm.serve.app import Service, make_app
+from picollm.serve.app import Service, make_app, post_paths
 from picollm.serve.guard import Guard
 
 CONNECTIONS = 256
@@ -28,7 +28,9 @@ def host_names(host: str, port: int) -> frozenset[str]:
 
 def make_server(service: Service, listener: socket.socket, host: str, token: str | None) -> uvicorn.Server:
     """The app behind its guard, and the limits of the HTTP layer."""
-    guarded = Guard(make_app(service), hosts=host_names(host, listener.getsockname()[1]), token=token)
+    app = make_app(service)
+    hosts = host_names(host, listener.getsockname()[1])
+    guarded = Guard(app, hosts=hosts, posts=post_paths(app), token=token)
     return uvicorn.Server(
         uvicorn.Config(
             guarded,

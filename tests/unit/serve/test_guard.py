@@ -51,6 +51,14 @@ def test_a_foreign_origin_a_form_and_a_preflight_get_nothing(live: Live) -> None
         assert preflight.status_code == 403
 
 
+def test_a_method_that_a_path_does_not_have_is_405_and_its_body_is_not_read(live: Live) -> None:
+    with live.client() as client:
+        for path in ("/health", "/v1/models", "/api/runs"):
+            for method in ("PUT", "PATCH", "DELETE", "POST"):
+                assert client.request(method, path, content=b"x").status_code == 405, (method, path)
+        assert client.put("/tokenize", json={"text": "a"}).status_code == 405
+
+
 @pytest.mark.row("W1")
 def test_a_body_past_the_cap_is_refused_however_it_comes(live: Live) -> None:
     big = b'{"text": "' + b"a" * MOST_BODY + b'"}'
@@ -85,7 +93,7 @@ def test_a_malformed_body_is_the_clients_fault(live: Live, path: str) -> None:
 
 
 FIELDS = {
-    "temperature": [-1, 3, "0.5", [], True], "top_p": [0, 1.5], "top_k": [-1, 10**9, 0.5], "min_p": [2], "n": [2, 0],
+    "temperature": [-1, 3, "0.5", [], True], "top_p": [0, 1.5], "top_k": [-1, 10**9, 0.5], "min_p": [2], "n": [2, 0, True],
     "max_tokens": [0, 10**12, "1", -5], "seed": [-1, 2**63, 10**400, 1.5], "stop": [["a"] * 5, "", "x" * 65, [1]],
     "messages": [[], [{}], [{"role": "tool", "content": "a"}], [{"role": "user", "content": ""}],
                  [{"role": "assistant", "content": "a"}], [{"role": "user", "content": "a"}] * 2, "hi"],

@@ -192,7 +192,7 @@ def test_plan_and_explain_are_the_commands_own_and_read_no_file(live: Live) -> N
         assert plan["steps"] == 5000
         assert "W201" in [warning["code"] for warning in plan["warnings"]]
         assert client.get("/api/explain/depth").json()["topic"]
-        assert client.get("/api/explain/nonsense").status_code == 400
+        assert client.get("/api/explain/nonsense").status_code == 404
         for word in ("--config", "--shards", "--runs-dir", "--resume"):
             assert client.post("/api/plan", json={"words": [word, "/etc/passwd"]}).status_code == 400
 
