@@ -69,6 +69,10 @@ crashpoints:
 damage N="1000000":
     DAMAGE_CASES={{ N }} cargo test --locked --release --test damage -- --nocapture
 
+# peak memory of sharding against its promise
+memory:
+    python -m tests.campaigns.memory
+
 # kill and resume a training run N times; every float must be the same
 soak N="200":
     python -m tests.campaigns.soak --cycles {{ N }}

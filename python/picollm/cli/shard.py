@@ -210,18 +210,24 @@ def progress_text(counters: Mapping[str, int], seconds: float) -> str:
 
 @contextlib.contextmanager
 def stop_politely() -> Iterator[None]:
-    """SIGINT and SIGTERM end the build within two seconds: exit 130 or 143, finished segments kept."""
+    """SIGINT and SIGTERM end the build within two seconds: exit 130 or 143, finished segments kept.
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise StoppedError("stopped by SIGTERM", exit_code=143, hint=KEPT)
+    A second signal ends it at once; what that leaves in the making is removed by the next run.
+    """
+    numbers = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("stopped by SIGTERM", 143)}
 
-    former = signal.signal(signal.SIGTERM, terminate)
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        what, code = numbers[signal.Signals(number)]
+        raise StoppedError(what, exit_code=code, hint=KEPT)
+
+    former = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
-    except KeyboardInterrupt:
-        raise StoppedError("interrupted", exit_code=130, hint=KEPT) from None
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def the_set(said: str | None) -> Path:

@@ -89,6 +89,26 @@ def test_a_signal_stops_politely_and_keeps_finished_segments(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait_and_the_rerun_ends_in_the_same_bytes(
+    number: signal.Signals, home: Path, unbroken: dict[str, str]
+) -> None:
+    name = f"twice-{number.name}"
+    process = start(home, name, "--workers", "1")
+    until = time.monotonic() + GIVE_UP_SECONDS
+    while not list((home / name).glob("segment_*.json")) and time.monotonic() < until:
+        time.sleep(0.001)
+    process.send_signal(number)
+    process.send_signal(number)
+    process.communicate(timeout=GIVE_UP_SECONDS)
+    assert process.returncode in (-number, 128 + number, 0)
+    check_what_is_there(home / name)
+    finish(home, name)
+    assert tree(home / name) == unbroken
+    assert not in_the_making(home / name)
+
+
+@pytest.mark.slow
 @pytest.mark.row("S4")
 @pytest.mark.parametrize("largest_file", [1_000, 1_500, 4_000])
 def test_where_a_file_cannot_grow_the_error_says_so_and_the_rerun_goes_on(
