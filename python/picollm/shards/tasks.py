@@ -206,8 +206,16 @@ def make(
         share = len(todo) / len(plan.body["segments"])
         check_disk(plan, source, done, int(source.estimated_tokens() * share), out, staging)
         tokenizer = read_tokenizer(out)
-        run(plan, source, tokenizer, done, out, only=todo, workers=workers, staging=staging, progress=progress)
+        shown = None if progress is None else only_mine(progress, len(plan.body["segments"]) - len(todo))
+        run(plan, source, tokenizer, done, out, only=todo, workers=workers, staging=staging, progress=shown)
     return len(todo)
+
+
+def only_mine(progress: Progress, others: int) -> Progress:
+    """`progress` without the segments that are finished or another task's."""
+    return lambda counters: progress(
+        {**counters, "done": counters["done"] - others, "total": counters["total"] - others}
+    )
 
 
 def finalize_set(out: Path, tokens: int | None = None) -> ShardSet:

@@ -69,6 +69,14 @@ def test_any_mixture_of_tasks_ends_in_the_same_bytes(
     assert run_task(out, Task(0, 1)) == 0
 
 
+def test_a_task_counts_its_own_segments_only(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+    out = planned(corpus, tokenizer, tmp_path / "set")
+    seen: list[tuple[int, int]] = []
+    made = run_task(out, Task(1, 3), progress=lambda counters: seen.append((counters["done"], counters["total"])))
+    assert seen[-1] == (made, made)
+    assert made < status(out).segments
+
+
 def test_what_is_missing_is_named_with_the_command_that_makes_it(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
     out = planned(corpus, tokenizer, tmp_path / "set")
     run_task(out, Task(0, 2))
