@@ -17,6 +17,7 @@ from picollm.errors import PicoError
 # command → (module of picollm.cli, help line). The order is the order of the path.
 COMMANDS = {
     "quickstart": ("quickstart", "the whole path in a few minutes: text to conversation, offline"),
+    "data": ("data", "what a data set is; its first documents, its chats as tokens"),
     "tok": ("tok", "train and use a tokenizer"),
     "shard": ("shard", "tokenize a source into shards; inspect and verify them"),
     "plan": ("plan", "what a training command means and costs, before it runs"),

@@ -144,7 +144,9 @@ class Hub:
         """A configuration that the catalog knows needs only its own folder listed; None where it does not."""
         entry = asked.entry
         config = asked.config or (entry.default_config if entry else None)
-        if entry is None or config not in entry.configs or asked.split not in (None, listing.TRAIN):
+        if entry is None or entry.kind == "chat" or config not in entry.configs:
+            return None
+        if asked.split not in (None, listing.TRAIN):
             return None
         folder = re.match(r"(?:[^*?/]+/)*", entry.configs[config])
         try:
@@ -336,7 +338,7 @@ def rows_by_split(card: Mapping[str, Any], config: str | None) -> dict[str, int]
     """Rows of each split, where the card says so."""
     found: dict[str, int] = {}
     for facts in listing.as_list(card.get("dataset_info")):
-        if isinstance(facts, Mapping) and config in (None, facts.get("config_name")):
+        if isinstance(facts, Mapping) and config in (None, facts.get("config_name", listing.DEFAULT)):
             for split in listing.as_list(facts.get("splits")):
                 if isinstance(split, Mapping) and isinstance(split.get("num_examples"), int):
                     found[str(split.get("name"))] = split["num_examples"]

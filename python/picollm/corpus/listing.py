@@ -55,7 +55,7 @@ def layout_of(entry: Entry | None, card: Mapping[str, Any], paths: Sequence[str]
     if entry is not None:
         for name, pattern in entry.configs.items():
             held = matching(pattern, rows)
-            if held and (name not in found or TRAIN not in found[name]):
+            if held and name not in found:
                 found[name] = {TRAIN: held}
     return found or from_names(rows)
 
@@ -109,7 +109,8 @@ def choose(
         raise MissingError(f"{spec}: no parquet or jsonl files in it", hint="give a data set with rows of text")
     config = choose_config(spec, entry, layout, config)
     splits = layout[config]
-    wanted = split or (TRAIN if TRAIN in splits else next(iter(splits)) if len(splits) == 1 else None)
+    only = next(iter(splits)) if len(splits) == 1 else None
+    wanted = split or next((name for name in splits if name.startswith(TRAIN)), only)
     if wanted in splits and wanted is not None:
         return Chosen(config, wanted, tuple(sorted(splits[wanted], key=str.encode)))
     there = ", ".join(f"{name} {rows[name]:,} rows" if name in rows else name for name in splits)

@@ -21,6 +21,7 @@ from picollm.errors import SourceError
 ROWS = 256
 BLOCK_BYTES = 1 << 20  # of one request
 JSONL_BYTES = 4 << 20  # of a file of lines, at most
+TEXT_COLUMNS = ("text", "content", "raw_content", "document", "body")  # as the reader chooses, best first
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 TURN_KEYS = ({"role", "content"}, {"from", "value"})
 # What a column of running text does not look like (W103).

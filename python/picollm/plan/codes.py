@@ -17,6 +17,22 @@ class Code:
 
 CODES = (
     Code(
+        "W101", "conversations are given to `shard`", by="shard", knobs=("dataset_name",),
+        why="A shard of base pretraining holds running text: roles would become plain words, and the loss would fall on"
+        " what the user says too.",
+        remedy="picollm sft --dataset-name SOURCE, which renders turns and masks the loss",
+    ),
+    Code(
+        "W103", "the text column is often empty or looks like metadata", by="shard, data peek", knobs=("dataset_name",),
+        why="Addresses, titles and labels tokenize as well as prose does; the mistake shows only after training.",
+        remedy="look with picollm data peek SOURCE; name another --text-column",
+    ),
+    Code(
+        "W104", "--chat-format roles on rows without alternating turns", by="data peek", knobs=("dataset_name",),
+        why="Roles that are not in the rows would have to be invented.",
+        remedy="--chat-format plain, or a set whose rows hold lists of turns",
+    ),
+    Code(
         "W105", "the vocabulary has more than one token per 100 bytes of training text", by="plan",
         knobs=("vocab_size", "dataset_name"),
         why="Rare tokens are met a few times or never: their rows stay where chance put them.",
