@@ -23,7 +23,7 @@ from picollm.runtime.runlog import METRICS, TIME_FIELDS, read
 from picollm.train.state import versions
 
 FAULTS = ("SIGKILL", "SIGSTOP", "nan")
-HANG_SECONDS = 4
+HANG_SECONDS = 10
 GIVE_UP_SECONDS = 280
 OPTIONS = ("--max-restarts=1", "--shutdown-timeout=1")
 

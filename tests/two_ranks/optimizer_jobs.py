@@ -54,6 +54,19 @@ def train(world: World, dtype: str = "float64", save: str = "") -> dict[str, Any
     return {"losses": losses, "norms": norms, "weights": fingerprint(model)}
 
 
+def one_update(world: World, save: str) -> dict[str, Any]:
+    """One update by one fixed gradient, all of it on the last rank. `save`: where rank 0 leaves the weights."""
+    model, optimizer = parts(world, "float32")
+    before = fingerprint(model)
+    for seed, param in enumerate(model.parameters()):
+        whole = torch.randn(param.shape, generator=torch.Generator().manual_seed(seed))
+        param.grad = whole * (world.rank == world.size - 1)
+    optimizer.step(rates_at(4, Schedule(STEPS, 2, 6, 16, 0.1, 0.2)), first=False)
+    if world.rank == 0:
+        save_file({name: param.detach() for name, param in model.named_parameters()}, save)
+    return {"before": before, "after": fingerprint(model)}
+
+
 def reshard(world: World, start: str, save: str) -> None:
     """Load a state that any number of ranks wrote, and write it again."""
     _, optimizer = parts(world, "float64")

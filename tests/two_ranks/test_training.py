@@ -105,7 +105,7 @@ def test_a_killed_rank_takes_the_others_down_and_a_restart_finds_the_same_curve(
 def test_a_rank_that_hangs_is_noticed_in_the_step_and_a_restart_finds_the_same_curve(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(STEP_VARIABLE, "4")
+    monkeypatch.setenv(STEP_VARIABLE, "10")
     options = ("--max-restarts=1", "--shutdown-timeout=1")
     said = two_ranks(tmp_path / "hung", *options, fault={"rank": 1, "step": 7, "what": "SIGSTOP"})
     assert "another rank has died or does not answer" in said

@@ -41,6 +41,18 @@ def test_sum_and_gradients_are_autograds(softcap: float | None, chunk: int, dtyp
         torch.testing.assert_close(mine, theirs, rtol=bound, atol=bound)
 
 
+def test_without_a_softcap_it_is_torchs_linear_cross_entropy() -> None:
+    if not hasattr(torch.nn.functional, "linear_cross_entropy"):
+        pytest.skip("this torch has no functional.linear_cross_entropy")
+    h, weight, targets = inputs(torch.float32)
+    theirs = torch.nn.functional.linear_cross_entropy(h, weight[:V], targets, reduction="sum", ignore_index=IGNORE)
+    wanted = torch.autograd.grad(theirs, (h, weight))
+    found = loss_sum(h, weight, targets, V, None, 5)
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-5)
+    for mine, other in zip(torch.autograd.grad(found, (h, weight)), wanted, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("softcap", [15.0, None])
 @pytest.mark.parametrize("chunk", [5, 512])
 def test_each_loss_and_any_weighing_of_them_are_autograds(softcap: float | None, chunk: int) -> None:
