@@ -93,7 +93,8 @@ def test_a_malformed_body_is_the_clients_fault(live: Live, path: str) -> None:
 
 
 FIELDS = {
-    "temperature": [-1, 3, "0.5", [], True], "top_p": [0, 1.5], "top_k": [-1, 10**9, 0.5], "min_p": [2], "n": [2, 0, True],
+    "temperature": [-1, 3, "0.5", [], True], "top_p": [0, 1.5], "top_k": [-1, 10**9, 0.5], "min_p": [2],
+    "n": [2, 0, True],
     "max_tokens": [0, 10**12, "1", -5], "seed": [-1, 2**63, 10**400, 1.5], "stop": [["a"] * 5, "", "x" * 65, [1]],
     "messages": [[], [{}], [{"role": "tool", "content": "a"}], [{"role": "user", "content": ""}],
                  [{"role": "assistant", "content": "a"}], [{"role": "user", "content": "a"}] * 2, "hi"],
