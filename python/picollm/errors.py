@@ -4,6 +4,9 @@ Exit codes (decision 38): 1 run-time failure, 2 usage, 3 a check failed, 4 somet
 5 out of memory, 75 saved and please requeue, 130 and 143 interrupted and saved.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class PicoError(Exception):
     """A failure with a message for people. `hint` is the command or change that repairs it."""
@@ -35,9 +38,13 @@ class MissingError(PicoError):
 
 
 class OutOfMemoryError(PicoError):
-    """The plan, or a step, does not fit in memory (exit 5)."""
+    """The plan, or a step, does not fit in memory (exit 5).
+
+    `smaller`: values of knobs with which the same run may go on at half the rows; empty where there are none.
+    """
 
     exit_code = 5
+    smaller: Mapping[str, Any] = {}
 
 
 class StoppedError(PicoError):

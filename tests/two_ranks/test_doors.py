@@ -56,7 +56,7 @@ def steps(run: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in line.items() if key not in TIME_FIELDS} for line in lines]
 
 
-@pytest.mark.row("C4")
+@pytest.mark.row("C4", "K33")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
 def test_a_signal_saves_and_leaves_with_its_code(home: Layout, number: signal.Signals, code: int) -> None:
     name = f"alone-{code}"
@@ -127,3 +127,29 @@ def test_a_dry_run_prints_what_plan_prints_and_needs_no_shards(tmp_path: Path) -
     assert plan.stdout == dry.stdout
     assert b"no shards here: picollm shard fineweb-edu" in dry.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.row("K23")
+def test_two_processes_give_the_losses_of_one_as_runs_compare_says(home: Layout) -> None:
+    options = ["--num-iterations", "20"]
+    assert finish(start(PICOLLM, home, *options, "--name", "one"))[0] == 0
+    status, said = finish(start(PICOLLM, home, *options, "--nproc", "2", "--name", "two"))
+    assert status == 0, said[-2000:]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "python"), "PICOLLM_HOME": str(home.root)}
+    words = ["runs", "compare", "one", "two", "--metric", "loss", "--json"]
+    done = subprocess.run([*PICOLLM[:3], *words], env=environment, capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found["points"]) == 20
+    assert found["largest_difference"] < 1e-4
+
+
+def test_a_plan_is_measured_on_as_many_processes_as_it_has(home: Layout) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "python"), "PICOLLM_HOME": str(home.root)}
+    environment["OMP_NUM_THREADS"] = "1"
+    words = ["plan", *OPTIONS, "--num-iterations", "20", "--nproc", "2", "--measure", "--json"]
+    done = subprocess.run([*PICOLLM[:3], *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["ranks"] == 2
+    assert plan["measured"]["rows"] == "shards tiny"
+    assert (home.runs / plan["name"] / "measured.json").is_file()

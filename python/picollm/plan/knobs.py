@@ -327,6 +327,14 @@ BATCH_KNOBS = (
         changes={Q.MEMORY: "activations"},
     ),
     Knob(
+        "auto_batch", E, Kind.FLAG, "off: out of memory ends the run (exit 5)",
+        example="--auto-batch",
+        why="Where the ledger was wrong: a step that does not fit halves the rows, doubles the micro-steps and goes on"
+        " from the last checkpoint. The result is the same; on several processes the batch is yours to choose.",
+        warnings=("E503",), may_change=True,
+        changes={Q.MEMORY: "activations, when they do not fit"},
+    ),
+    Knob(
         "grad_accum", E, Kind.INT, "total batch / (devices x rows x length), rounded up",
         example="--device-batch-size 2 --grad-accum 16",
         why="Micro-steps per update: more of them let a small device take a large batch.",

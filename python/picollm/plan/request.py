@@ -86,6 +86,7 @@ class TrainRequest:
     budget: float | None = None
     total_batch_size: int | None = None
     device_batch_size: int | None = None
+    auto_batch: bool | None = None
     grad_accum: int | None = None
     learning_rate: float | None = None
     embedding_lr: float | None = None

@@ -15,6 +15,9 @@ from picollm.plan.rates import OptimPlan
 from picollm.plan.request import Interval, Origin
 from picollm.plan.schedule import Schedule
 
+# What plans of earlier months do not say, and what they then did.
+LATER: Mapping[str, Any] = {"fp8": False, "recompute": False}
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -137,6 +140,7 @@ class TrainPlan:
     def _read(cls, value: Mapping[str, Any]) -> Self:
         return cls(
             **{
+                **LATER,
                 **value,
                 "model": ModelConfig.from_json(json.dumps(value["model"])),
                 "data": DataFacts(**value["data"]) if value["data"] else None,

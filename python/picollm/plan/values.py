@@ -53,6 +53,7 @@ READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "budget": lambda plan: plan.estimate.dollars(plan.ranks) if plan.estimate.price else None,
     "total_batch_size": lambda plan: plan.tokens_per_step,
     "device_batch_size": lambda plan: plan.device_batch,
+    "auto_batch": _said("auto_batch", False),
     "grad_accum": lambda plan: plan.micro_steps,
     "learning_rate": _base_rate("matrix"),
     "embedding_lr": _base_rate("embed"),

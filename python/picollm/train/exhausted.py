@@ -38,7 +38,11 @@ def refused(plan: TrainPlan) -> OutOfMemoryError:
     place = Place(plan.device, plan.dtype, plan.compile, room, plan.ranks, plan.recompute)
     problem = out_of_memory(plan.model, request, place, plan.rows_per_step, plan.device_batch)
     there = f"{plan.memory.available / 2**30:.1f} GiB there" if plan.memory.available else "memory unknown"
-    return OutOfMemoryError(
+    error = OutOfMemoryError(
         f"E503 out of memory at {plan.device_batch} rows per device: {memory_parts(plan.memory)}, {there}",
         hint=problem.hint,
     )
+    if plan.device_batch > 1:
+        total = {"grad_accum": None, "total_batch_size": plan.tokens_per_step}
+        error.smaller = {"device_batch_size": plan.device_batch // 2, "name": plan.name, **total}
+    return error

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import torch
 
-from picollm.errors import PicoError, StoppedError
+from picollm.errors import OutOfMemoryError, PicoError, StoppedError
 from picollm.layout import Layout
 from picollm.loader.stream import Stream
 from picollm.model.counts import flops_per_token
@@ -51,13 +51,28 @@ def run_training(
     """Start the run that `request` means, or go on with it; returns its folder once it is finished or capped.
 
     Every rank of a torchrun world calls this; alone it is a world of one. `screen` gets progress, from rank 0;
-    `quiet` are codes of warnings that are not said.
+    `quiet` are codes of warnings that are not said. With --auto-batch a step that does not fit in memory halves
+    the rows and goes on.
     Raises StoppedError (exit 130, 143, 75) after a signal, with everything saved; DivergedError, OutOfMemoryError,
     and what opening a run raises (2 usage, 3 checks, 4 missing). Once the run's folder exists, `exit.json` says how
     it ended.
     """
     layout = layout or Layout.from_env()
     names(request.log)  # before anything is opened
+    while True:
+        try:
+            return run_once(request, layout, screen, quiet)
+        except OutOfMemoryError as error:
+            if not (request.auto_batch and error.smaller) or "RANK" in os.environ:
+                raise
+            request = replace(request, **error.smaller)
+            said = f"{error.message}: going on with --device-batch-size {request.device_batch_size} (same result)"
+        if screen:
+            print(said, file=screen)
+
+
+def run_once(request: TrainRequest, layout: Layout, screen: TextIO | None, quiet: frozenset[str]) -> Path:
+    """`run_training` with the rows that were asked for."""
     with World.open(device.choose(request.device)) as world, ExitStack() as hold:
         screen = screen if world.rank == 0 else None
         device.settle(world.device)
