@@ -68,7 +68,7 @@ def main() -> None:
     said = parser.parse_args()
     text = prose(10 * MB, 0)
     texts = [text[start % (9 * MB) :][:4_000] for start in range(0, said.megabytes * MB, 4_000)]
-    huge = prose(said.document * MB, 1)
+    huge = "\n".join([text] * (said.document // 10))
     corpora: dict[str, Callable[[Path], None]] = {
         "ordinary": lambda folder: write_rows(folder / "x.parquet", texts, 1_000),
         "one-row-group": lambda folder: write_rows(folder / "x.parquet", texts, len(texts)),
