@@ -1,6 +1,7 @@
 //! Sources and shards across the border: JSON in, JSON out; text and tokens stay in Rust.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -68,10 +69,23 @@ fn clean_partial(py: Python<'_>, out: PathBuf) -> PyResult<usize> {
     py.detach(|| OutDir::open(&out)?.clean()).map_err(|error| to_py(py, &error))
 }
 
+/// The tokenizer of these bytes. The last one is kept: a job asks for its facts, then for its segments, and reading
+/// 65,536 ids takes as long as encoding six megabytes.
+fn parsed(json: &[u8]) -> Result<Arc<Tokenizer>> {
+    static LAST: Mutex<Option<Arc<Tokenizer>>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = last.as_ref().filter(|known| known.to_json() == json) {
+        return Ok(known.clone());
+    }
+    let read = Arc::new(Tokenizer::from_json(json)?);
+    *last = Some(read.clone());
+    Ok(read)
+}
+
 /// (sha256 in hex, ids in all, id of BOS) of a `tokenizer.json`.
 #[pyfunction]
 fn tokenizer_facts(py: Python<'_>, tokenizer_json: &[u8]) -> PyResult<(String, u32, u32)> {
-    let tokenizer = py.detach(|| Tokenizer::from_json(tokenizer_json)).map_err(|error| to_py(py, &error))?;
+    let tokenizer = py.detach(|| parsed(tokenizer_json)).map_err(|error| to_py(py, &error))?;
     Ok((hex(&tokenizer.fingerprint()), tokenizer.vocab_size(), tokenizer.bos()))
 }
 
@@ -93,7 +107,7 @@ fn shard_segments<'py>(
     progress: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let records = watch::run(py, progress, |ctl| {
-        let tokenizer = Tokenizer::from_json(tokenizer_json)?;
+        let tokenizer = parsed(tokenizer_json)?;
         let plan = Plan::from_json(plan, &tokenizer)?;
         let out = OutDir::open(&out)?;
         let wanted = Wanted { done, tokens, supply: supply.as_ref().map(PySupply::as_supply) };

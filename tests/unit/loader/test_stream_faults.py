@@ -177,6 +177,23 @@ def test_opening_and_closing_leaves_no_file_open(shards: Path, io: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.row("L8")
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+def test_memory_does_not_grow_with_the_batches_read(shards: Path) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    (stream,) = ranks(shards, 1, epochs=None)
+    settled, batches = 120_000, 60_000  # the allocator's arenas fill up first: 0.4 MB over a hundred thousand batches
+    for number in range(settled + batches):
+        if number == settled:
+            before = resident()
+        stream.next_step()
+    assert (resident() - before) / (batches / 1000) < 1024
+    stream.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_child_is_refused_and_ends(shards: Path) -> None:
