@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from picollm.corpus import listing, local
-from picollm.corpus.hub import KIND, VAL_PPM, Asked, Hub, NoRowsError, cache_folder
+from picollm.corpus.hub import VAL_PPM, Asked, Hub, NoRowsError, cache_folder
 from picollm.corpus.source import Source, listed
 from picollm.errors import DownloadError, UsageError
 
+KIND = "streamed"  # its files lie in the cache; nobody can fetch them again one by one
 PART_ROWS, GROUP_ROWS = 65_536, 1_024
 
 
