@@ -5,7 +5,7 @@ import math
 from picollm.plan import eightbit, laws
 from picollm.plan.facts import DataFacts, Problem
 from picollm.plan.fit import out_of_memory
-from picollm.plan.knobs import HORIZONS
+from picollm.plan.knobs import BY_NAME, HORIZONS
 from picollm.plan.memory import Place
 from picollm.plan.request import Origin, TrainRequest
 from picollm.plan.shapes import DEPTH, VOCAB, Choice, width_of
@@ -52,6 +52,8 @@ def problems_of(plan: TrainPlan, request: TrainRequest, place: Place, vocab: Ori
         missing = request.shards or request.dataset_name
         message = f"no shards for {missing}" if missing else "no shards here"
         out = f" --out {request.shards}" if request.shards else ""
+        for name in ("dataset_config", "dataset_split", "text_column"):
+            out += f" {BY_NAME[name].flag} {said}" if (said := getattr(request, name)) else ""
         found.append(Problem(4, message, f"picollm shard {request.dataset_name or CORPUS}{out}"))
     else:
         found += data_problems(plan, data, vocab)

@@ -101,6 +101,23 @@ DATA_KNOBS = (
         changes={Q.DISTRIBUTION: "other documents: what the model can know and how it sounds"},
     ),
     Knob(
+        "dataset_config", D, Kind.TEXT, "the shards'",
+        example="--dataset-config sample-10BT",
+        why="Which configuration of a data set the shards were made from. `train` reads shards and only hands this on"
+        " to the command that makes them, when they are missing.", may_change=True,
+    ),
+    Knob(
+        "dataset_split", D, Kind.TEXT, "the shards'",
+        example="--dataset-split train",
+        why="Which split the shards were made from; handed on like --dataset-config. Validation is chosen by document"
+        " hash, whatever the split is called.", may_change=True,
+    ),
+    Knob(
+        "text_column", D, Kind.TEXT, "the shards'",
+        example="--text-column text",
+        why="Which column held the text; handed on like --dataset-config.", may_change=True,
+    ),
+    Knob(
         "shards", D, Kind.PATH, "the only shard set there is, else the most recently finished",
         example="--shards shards/stdlib",
         why="What the model reads decides what it can become; the shard set fixes documents, tokenizer and"

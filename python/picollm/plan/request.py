@@ -58,6 +58,9 @@ class TrainRequest:
 
     # what the model sees
     dataset_name: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    text_column: str | None = None
     shards: str | None = None
     seed: int | None = None
     max_epochs: float | None = None

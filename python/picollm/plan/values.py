@@ -28,6 +28,9 @@ def _minutes(plan: TrainPlan) -> float | None:
 
 READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "dataset_name": _said("dataset_name", None),
+    "dataset_config": _said("dataset_config", None),
+    "dataset_split": _said("dataset_split", None),
+    "text_column": _said("text_column", None),
     "shards": lambda plan: plan.data.path if plan.data else plan.request.get("shards"),
     "seed": lambda plan: plan.seed,
     "max_epochs": lambda plan: plan.max_epochs,

@@ -156,3 +156,20 @@ def test_a_step_that_the_system_refuses_names_what_fits_or_goes_on_with_half(hom
         assert done.returncode == 5, done.stderr
         assert re.search(r"fits: --device-batch-size \d+ \(accum x\d+, same result\)", done.stderr)
         assert json.loads((home.runs / "small-False" / "exit.json").read_text())["code"] == 5
+
+
+def test_every_spelling_of_the_course_note_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PICOLLM_HOME", str(tmp_path))
+    note = "--block-size 256 --layers 4 --heads 4 --hidden-size 256 --batch-size 4 --grad-accum 2 --learning-rate 0.04"
+    more = "--max-steps 20 --save-steps 10 --bf16 --dataset-name fineweb-edu --dataset-config sample-10BT"
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--dry-run", *f"{note} {more} --dataset-split train --text-column text".split()])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
+    assert "4 layers x 256 wide, 4 heads x 64" in out
+    assert "4 seq x 256 tok x 1 process x accum 2 = 2,048 tokens/step" in out
+    assert "20 steps" in out
+    assert "save every 10steps" in out
+    assert "picollm shard fineweb-edu --dataset-config sample-10BT --dataset-split train --text-column text" in out
