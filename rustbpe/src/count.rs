@@ -6,9 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustc_hash::FxHashMap;
+mod piece;
+mod tally;
+
+pub(crate) use piece::ShortPiece;
+use tally::{Tally, merge_runs};
 
 use crate::source::{self, FileEntry, ReadOptions, ReadReport, Segment, Supply, await_files};
 use crate::split::{Pattern, for_each_piece};
@@ -39,6 +43,31 @@ pub struct Counts {
     long: Vec<(Box<[u8]>, u64)>,
     /// What was read.
     pub seen: Seen,
+    /// What was done to stay within memory.
+    pub thrift: Thrift,
+}
+
+/// Where counting stops, and what it may use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Characters of training text, rounded up to whole segments.
+    pub max_chars: Option<u64>,
+    /// Bytes of memory for counting and the training after it. Past its share a table goes to a temporary
+    /// file; pieces too rare to fit in training are left out, and [`Counts::thrift`] says how many.
+    pub max_ram: Option<u64>,
+}
+
+/// What was done to stay within [`Limits::max_ram`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Thrift {
+    /// Sorted runs written to temporary files; nothing is lost by them.
+    pub runs: u64,
+    /// Pieces that occur less often than this were left out; 0 or 1: none.
+    pub least: u64,
+    /// Distinct pieces left out.
+    pub pieces: u64,
+    /// Their bytes, as often as they occur.
+    pub bytes: u64,
 }
 
 /// What was read, over the segments that count.
@@ -64,9 +93,51 @@ impl Counts {
     pub fn from_pieces<'p>(pattern: Pattern, pieces: impl IntoIterator<Item = (&'p [u8], u64)>) -> Result<Self> {
         let mut tally = Tally::default();
         for (piece, count) in pieces {
-            tally.add(piece, 0, piece.len(), count)?;
+            tally.add(piece, count)?;
         }
-        Ok(tally.into_counts(pattern, Seen::default()))
+        Self::from_tally(tally, pattern, Seen::default(), None)
+    }
+
+    fn from_tally(mut tally: Tally, pattern: Pattern, seen: Seen, max_ram: Option<u64>) -> Result<Self> {
+        if tally.has_runs() {
+            tally.spill_over(0)?;
+        }
+        let ((short, long), runs) = tally.finish();
+        let mut counts = Self { pattern, short, long, seen, thrift: Thrift::default() };
+        counts.thrift.runs = runs.len() as u64;
+        let mut sizes = Sizes::default();
+        counts.for_each(|piece, count| sizes.add(piece, count));
+        merge_runs(&runs, &mut |piece, count| {
+            sizes.add(piece, count);
+            Ok(())
+        })?;
+        let least = max_ram.map_or(0, |most| sizes.least_that_fits(most / 10 * 6));
+        let mut left_out = Sizes::default();
+        merge_runs(&runs, &mut |piece, count| {
+            match ShortPiece::new(piece, 0, piece.len()) {
+                _ if count < least => left_out.add(piece, count),
+                Some(short) => counts.short.push((short, count)),
+                None => counts.long.push((piece.into(), count)),
+            }
+            Ok(())
+        })?;
+        counts.leave_out(least, &mut left_out);
+        Ok(counts)
+    }
+
+    fn leave_out(&mut self, least: u64, left_out: &mut Sizes) {
+        if least > 1 {
+            let mut keep = |piece: &[u8], count: u64| {
+                if count < least {
+                    left_out.add(piece, count);
+                }
+                count >= least
+            };
+            self.short.retain(|(piece, count)| keep(&piece.bytes()[..piece.len()], *count));
+            self.long.retain(|(piece, count)| keep(piece, *count));
+            let Sizes { pieces, bytes, .. } = *left_out;
+            self.thrift = Thrift { least, pieces, bytes, ..self.thrift };
+        }
     }
 
     /// The pattern that cut the pieces.
@@ -95,154 +166,55 @@ impl Counts {
     }
 }
 
-/// A piece of at most 15 bytes as one number: its bytes from the top, its length in the lowest byte.
-/// Numbers sort as the bytes do; 0 is no piece.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ShortPiece(u128);
+/// How much training would hold, by how often pieces occur.
+struct Sizes {
+    by_count: [(u64, u64); 256],
+    pieces: u64,
+    bytes: u64,
+}
 
-impl ShortPiece {
-    /// `text[start..end]`, or `None` if it is longer than 15 bytes. Reads 16 bytes at once where there are as many.
-    #[inline(always)]
-    pub(crate) fn new(text: &[u8], start: usize, end: usize) -> Option<Self> {
-        let length = end - start;
-        if length > 15 {
-            return None;
-        }
-        let bytes = match text.get(start..start + 16).and_then(|window| <[u8; 16]>::try_from(window).ok()) {
-            Some(window) => window,
-            None => {
-                let mut window = [0; 16];
-                window[..length].copy_from_slice(&text[start..end]);
-                window
-            }
-        };
-        let kept = !(u128::MAX >> (8 * length));
-        Some(Self(u128::from_be_bytes(bytes) & kept | length as u128))
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_none(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(crate) fn len(self) -> usize {
-        (self.0 & 0xff) as usize
-    }
-
-    pub(crate) fn bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
-    }
-
-    /// 64 well-mixed bits; take the high ones.
-    #[inline(always)]
-    pub(crate) fn hash(self) -> u64 {
-        // Two odd constants (digits of π and e) keep either half from cancelling the other.
-        let high = (self.0 >> 64) as u64 ^ 0x243f_6a88_85a3_08d3;
-        let low = self.0 as u64 ^ 0xb7e1_5162_8aed_2a6b;
-        let product = u128::from(high) * u128::from(low);
-        ((product >> 64) as u64 ^ product as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { by_count: [(0, 0); 256], pieces: 0, bytes: 0 }
     }
 }
 
-/// A growing table of counts: short pieces by number in one flat array, long ones by their bytes.
-#[derive(Default)]
-struct Tally {
-    slots: Vec<(ShortPiece, u64)>,
-    used: usize,
-    long: FxHashMap<Box<[u8]>, u64>,
-}
-
-impl Tally {
-    #[inline]
-    fn add(&mut self, text: &[u8], start: usize, end: usize, count: u64) -> Result<()> {
-        match ShortPiece::new(text, start, end) {
-            Some(piece) if piece.is_none() => Ok(()),
-            Some(piece) => self.add_short(piece, count),
-            None => self.add_long(&text[start..end], count),
-        }
+impl Sizes {
+    fn add(&mut self, piece: &[u8], count: u64) {
+        let (pieces, bytes) = &mut self.by_count[count.min(255) as usize];
+        *pieces += 1;
+        *bytes += piece.len() as u64;
+        self.pieces += 1;
+        self.bytes = self.bytes.saturating_add(count.saturating_mul(piece.len() as u64));
     }
 
-    #[inline]
-    fn add_short(&mut self, piece: ShortPiece, count: u64) -> Result<()> {
-        if self.used * 2 >= self.slots.len() {
-            self.grow();
-        }
-        let slot = self.slot_of(piece);
-        if slot.0.is_none() {
-            slot.0 = piece;
-            slot.1 = count;
-            self.used += 1;
-            return Ok(());
-        }
-        add_to(&mut slot.1, count)
-    }
-
-    fn add_long(&mut self, piece: &[u8], count: u64) -> Result<()> {
-        if let Some(sum) = self.long.get_mut(piece) {
-            return add_to(sum, count);
-        }
-        self.long.insert(piece.into(), count);
-        Ok(())
-    }
-
-    #[inline]
-    fn slot_of(&mut self, piece: ShortPiece) -> &mut (ShortPiece, u64) {
-        let mask = self.slots.len() - 1;
-        let mut at = (piece.hash() >> 32) as usize & mask;
-        while !self.slots[at].0.is_none() && self.slots[at].0 != piece {
-            at = (at + 1) & mask;
-        }
-        &mut self.slots[at]
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        let size = (self.slots.len() * 2).max(1 << 12);
-        let old = std::mem::replace(&mut self.slots, vec![Default::default(); size]);
-        for (piece, count) in old {
-            if !piece.is_none() {
-                *self.slot_of(piece) = (piece, count);
+    /// The smallest count whose pieces, with all more frequent ones, train in `most` bytes; at most 255.
+    fn least_that_fits(&self, most: u64) -> u64 {
+        let mut needed = 0;
+        for (count, (pieces, bytes)) in self.by_count.iter().enumerate().rev() {
+            needed += training_memory(*pieces, *bytes);
+            if needed > most {
+                return (count as u64 + 1).min(255);
             }
         }
-    }
-
-    fn absorb(&mut self, other: Self) -> Result<()> {
-        if self.used == 0 && self.long.is_empty() {
-            *self = other;
-            return Ok(());
-        }
-        for (piece, count) in other.slots {
-            if !piece.is_none() {
-                self.add_short(piece, count)?;
-            }
-        }
-        other.long.iter().try_for_each(|(piece, count)| self.add_long(piece, *count))
-    }
-
-    fn into_counts(self, pattern: Pattern, seen: Seen) -> Counts {
-        let mut short: Vec<_> = self.slots.into_iter().filter(|(piece, _)| !piece.is_none()).collect();
-        short.sort_unstable();
-        let mut long: Vec<_> = self.long.into_iter().collect();
-        long.sort_unstable();
-        Counts { pattern, short, long, seen }
+        0
     }
 }
 
-fn add_to(sum: &mut u64, count: u64) -> Result<()> {
-    let what = || Error::Invalid { what: "a piece occurs more than 2^64 times".into() };
-    *sum = sum.checked_add(count).ok_or_else(what)?;
-    Ok(())
+/// Bytes that `pieces` distinct pieces of `bytes` take in training, counts included: an upper estimate.
+pub fn training_memory(pieces: u64, bytes: u64) -> u64 {
+    80 * pieces + 28 * (bytes + pieces)
 }
 
-/// Count the pieces of the training documents of whole segments, in order, until they hold
-/// `max_chars` characters. The result does not depend on `workers`.
+/// Count the pieces of the training documents of whole segments, in order, up to `limits`. The counts do not
+/// depend on `workers`.
 ///
 /// # Errors
 /// What reading can fail with, [`Error::Cancelled`].
 pub fn count_segments(
     corpus: &Corpus<'_>,
     pattern: Pattern,
-    max_chars: Option<u64>,
+    limits: Limits,
     workers: usize,
     ctl: &Control,
 ) -> Result<Counts> {
@@ -252,7 +224,7 @@ pub fn count_segments(
             if source::is_validation(text.as_bytes(), val_ppm) { Ok(()) } else { each(text) }
         })
     };
-    count_jobs(&Jobs { count: segments.len(), read: &read, supply }, pattern, max_chars, workers, ctl)
+    count_jobs(&Jobs { count: segments.len(), read: &read, supply }, pattern, limits, workers, ctl)
 }
 
 /// Count the pieces of documents held in memory.
@@ -275,7 +247,7 @@ pub fn count_texts<T: AsRef<str> + Sync>(
         }
         Ok(ReadReport::default())
     };
-    count_jobs(&Jobs { count: jobs.len(), read: &read, supply: None }, pattern, None, workers, ctl)
+    count_jobs(&Jobs { count: jobs.len(), read: &read, supply: None }, pattern, Limits::default(), workers, ctl)
 }
 
 /// Reads the documents of one job.
@@ -288,59 +260,75 @@ struct Jobs<'a> {
     supply: Option<&'a dyn Supply>,
 }
 
-fn count_jobs(
-    jobs: &Jobs<'_>,
-    pattern: Pattern,
-    max_chars: Option<u64>,
-    workers: usize,
-    ctl: &Control,
-) -> Result<Counts> {
+fn count_jobs(jobs: &Jobs<'_>, pattern: Pattern, limits: Limits, workers: usize, ctl: &Control) -> Result<Counts> {
     let (taken, enough) = (AtomicUsize::new(0), AtomicBool::new(jobs.count == 0));
     let ledger = Mutex::new(Ledger::default());
+    let workers = workers.clamp(1, jobs.count.max(1));
+    let share = limits.max_ram.map_or(usize::MAX, |most| (most as usize / 10).max(1 << 20));
     ctl.total.store(jobs.count as u64, Relaxed);
     let work = || {
+        // Where all is counted, one table per thread and one sum at the end; else a table per job, added in order.
+        let (mut mine, most) =
+            (Tally::default(), if limits.max_chars.is_none() { share / workers } else { usize::MAX });
         while !enough.load(Relaxed) {
             let job = taken.fetch_add(1, Relaxed);
             if job >= jobs.count {
                 break;
             }
-            let counted = count_job(job, jobs, pattern, &enough, ctl);
+            let seen = count_job(job, jobs, pattern, &enough, (&mut mine, most), ctl);
             if enough.load(Relaxed) {
                 break;
             }
             ctl.done.fetch_add(1, Relaxed);
-            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            ledger.pending.insert(job, counted);
-            if ledger.settle(max_chars) {
+            let tally = if limits.max_chars.is_some() { std::mem::take(&mut mine) } else { Tally::default() };
+            let mut ledger = lock(&ledger);
+            ledger.pending.insert(job, seen.map(|seen| (tally, seen)));
+            if ledger.settle(limits.max_chars, share) {
                 enough.store(true, Relaxed);
             }
         }
+        if limits.max_chars.is_none() {
+            lock(&ledger).tables.push(mine);
+        }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers.clamp(1, jobs.count.max(1))).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
     ctl.check()?;
-    let Ledger { tally, seen, failure, .. } = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failure.map_or_else(|| Ok(tally.into_counts(pattern, seen)), Err)
+    let Ledger { mut tally, tables, seen, failure, .. } = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    for table in tables {
+        tally.absorb(table)?;
+        tally.spill_over(share)?;
+    }
+    Counts::from_tally(tally, pattern, seen, limits.max_ram)
 }
 
-/// One job. Stops early, with a result nobody will look at, once enough was counted.
+fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One job, into a table that may take `most` bytes. Stops early, with a result nobody will look at, once enough
+/// was counted.
 fn count_job(
     job: usize,
     jobs: &Jobs<'_>,
     pattern: Pattern,
     enough: &AtomicBool,
+    (tally, most): (&mut Tally, usize),
     ctl: &Control,
-) -> Result<(Tally, Seen)> {
+) -> Result<Seen> {
     #[expect(clippy::cast_possible_truncation, reason = "segments are numbered with u32")]
     let segment = job as u32;
     if !await_files(jobs.supply, segment, ctl, &|| enough.load(Relaxed))? {
         return Err(Error::Cancelled);
     }
-    let (mut tally, mut seen) = (Tally::default(), Seen { segments: 1, ..Seen::default() });
+    let mut seen = Seen { segments: 1, ..Seen::default() };
     seen.report = (jobs.read)(job, &mut |text| {
         ctl.check()?;
         if enough.load(Relaxed) {
@@ -351,14 +339,14 @@ fn count_job(
         seen.chars += text.chars().count() as u64;
         let mut outcome = Ok(());
         for_each_piece(pattern, text.as_bytes(), |text, start, end| {
-            if let Err(error) = tally.add(text, start, end, 1) {
+            if let Err(error) = tally.queue(text, start, end) {
                 outcome = Err(error);
             }
         });
-        outcome
+        outcome.and_then(|()| tally.settle()).and_then(|()| tally.spill_over(most))
     })?;
     jobs.supply.map_or(Ok(()), |supply| supply.done(segment, seen.chars))?;
-    Ok((tally, seen))
+    Ok(seen)
 }
 
 /// Counted jobs waiting for the ones before them, and the sum of those that wait no more.
@@ -367,17 +355,18 @@ struct Ledger {
     next: usize,
     pending: BTreeMap<usize, Result<(Tally, Seen)>>,
     tally: Tally,
+    tables: Vec<Tally>,
     seen: Seen,
     failure: Option<Error>,
 }
 
 impl Ledger {
     /// Add what is next in line; true once `max_chars` is reached, or the first failure in line.
-    fn settle(&mut self, max_chars: Option<u64>) -> bool {
+    fn settle(&mut self, max_chars: Option<u64>, most: usize) -> bool {
         while max_chars.is_none_or(|most| self.seen.chars < most) {
             let Some(job) = self.pending.remove(&self.next) else { return false };
             self.next += 1;
-            if let Err(error) = job.and_then(|(tally, seen)| self.add(tally, seen)) {
+            if let Err(error) = job.and_then(|(tally, seen)| self.add(tally, seen, most)) {
                 self.failure = Some(error);
                 break;
             }
@@ -386,8 +375,9 @@ impl Ledger {
         true
     }
 
-    fn add(&mut self, tally: Tally, seen: Seen) -> Result<()> {
+    fn add(&mut self, tally: Tally, seen: Seen, most: usize) -> Result<()> {
         self.tally.absorb(tally)?;
+        self.tally.spill_over(most)?;
         self.seen.documents += seen.documents;
         self.seen.bytes += seen.bytes;
         self.seen.chars += seen.chars;

@@ -1,10 +1,11 @@
 //! Bytes and tokens: byte-level BPE, token shards and the loader that reads them.
 //!
 //! The path runs in one direction: [`source`] turns files into documents, [`split`] cuts documents
-//! into pieces, [`count`] and [`train`] learn merges from them, [`encode`] turns documents into ids,
+//! into pieces, [`count`] and [`train`] learn merges from them, [`encode`] and [`batch`] turn documents into ids,
 //! [`sharder`] writes ids to shards and [`loader`] reads rows of them back. Nothing here has heard
 //! of Python; the crate `rustbpe-py` translates.
 
+pub mod batch;
 pub mod control;
 pub mod count;
 pub mod decode;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod loader;
 pub mod order;
 pub mod pack;
+mod prefetch;
 pub mod ring;
 pub mod shard;
 pub mod sharder;

@@ -7,7 +7,12 @@
 //! split as if it stood alone. Every byte of the input lies in exactly one piece, in order, and the
 //! time is linear in the length.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod classes;
+mod window;
+
+use window::Starts;
 
 use crate::{Error, Result};
 
@@ -79,9 +84,21 @@ impl Pattern {
 /// ```
 pub fn for_each_piece<'t>(pattern: Pattern, text: &'t [u8], each: impl FnMut(&'t [u8], usize, usize)) {
     match pattern {
-        Pattern::Picollm => split_bytes(text, gpt4_piece::<2>, each),
-        Pattern::Cl100k => split_bytes(text, gpt4_piece::<3>, each),
-        Pattern::Gpt2 => split_bytes(text, gpt2_piece, each),
+        Pattern::Picollm => split_bytes::<window::Gpt4<2>>(text, gpt4_piece::<2>, each),
+        Pattern::Cl100k => split_bytes::<window::Gpt4<3>>(text, gpt4_piece::<3>, each),
+        Pattern::Gpt2 => split_bytes::<window::Gpt2>(text, gpt2_piece, each),
+    }
+}
+
+/// [`for_each_piece`] one character at a time, on any machine: the twin of the vector code.
+pub fn for_each_piece_plainly<'t>(pattern: Pattern, text: &'t [u8], mut each: impl FnMut(&'t [u8], usize, usize)) {
+    for (valid, bad) in text.utf8_chunks().map(|chunk| (chunk.valid(), chunk.invalid())) {
+        match pattern {
+            Pattern::Picollm => split_plainly(valid.as_bytes(), 0, &gpt4_piece::<2>, &mut each),
+            Pattern::Cl100k => split_plainly(valid.as_bytes(), 0, &gpt4_piece::<3>, &mut each),
+            Pattern::Gpt2 => split_plainly(valid.as_bytes(), 0, &gpt2_piece, &mut each),
+        }
+        (0..bad.len()).for_each(|at| each(bad, at, at + 1));
     }
 }
 
@@ -92,28 +109,78 @@ pub fn pieces(pattern: Pattern, text: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-fn split_bytes<'t>(
+/// The first place from `from` on where every pattern starts a piece, whatever stands elsewhere: after an ASCII
+/// letter, before an ASCII character that is none; or between other characters of those classes, if all that was
+/// looked at is UTF-8. Cut there, the two halves split as the whole does. `None` if there is no such place.
+pub fn safe_cut(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = from.max(1);
+    while at < text.len() {
+        let (before, after) = (text[at - 1], text[at]);
+        if before.is_ascii_alphabetic() && after.is_ascii() && !after.is_ascii_alphabetic() {
+            return Some(at);
+        }
+        if (before >= 0x80 || after >= 0x80) && cuts_wide(text, at) {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+/// The same for characters of more than one byte: whole, valid, a letter and then none.
+fn cuts_wide(text: &[u8], at: usize) -> bool {
+    let before = &text[at.saturating_sub(4)..at];
+    let after = &text[at..text.len().min(at + 4)];
+    let Some(start) = before.iter().rposition(|byte| byte & 0xc0 != 0x80) else { return false };
+    let last = std::str::from_utf8(&before[start..]).ok().and_then(|text| text.chars().next());
+    let next = after.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next());
+    let (Some(last), Some(next)) = (last, next) else { return false };
+    class_of(last.into()) == LETTER && class_of(next.into()) != LETTER
+}
+
+fn split_bytes<'t, S: Starts>(
     text: &'t [u8],
     piece_end: impl Fn(&[u8], usize) -> usize,
     mut each: impl FnMut(&'t [u8], usize, usize),
 ) {
     if simdutf8::basic::from_utf8(text).is_ok() {
-        return split_utf8(text, &piece_end, &mut each);
+        return split_utf8::<S>(text, &piece_end, &mut each);
     }
     for chunk in text.utf8_chunks() {
-        split_utf8(chunk.valid().as_bytes(), &piece_end, &mut each);
+        split_utf8::<S>(chunk.valid().as_bytes(), &piece_end, &mut each);
         for at in 0..chunk.invalid().len() {
             each(chunk.invalid(), at, at + 1);
         }
     }
 }
 
-fn split_utf8<'t>(
+#[cfg_attr(target_arch = "x86_64", allow(unsafe_code))]
+fn split_utf8<'t, S: Starts>(
     text: &'t [u8],
     piece_end: &impl Fn(&[u8], usize) -> usize,
     each: &mut impl FnMut(&'t [u8], usize, usize),
 ) {
     let mut start = 0;
+    #[cfg(target_arch = "x86_64")]
+    if text.len() >= window::WINDOW && has_avx2() {
+        // SAFETY: the processor has what `avx2::split` is compiled for.
+        start = unsafe { avx2::split::<S>(text, piece_end, each) };
+    }
+    split_plainly(text, start, piece_end, each);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt")
+}
+
+fn split_plainly<'t>(
+    text: &'t [u8],
+    mut start: usize,
+    piece_end: &impl Fn(&[u8], usize) -> usize,
+    each: &mut impl FnMut(&'t [u8], usize, usize),
+) {
     while start < text.len() {
         let end = piece_end(text, start);
         each(text, start, end);
@@ -143,6 +210,27 @@ const fn class_of(code_point: u32) -> u8 {
     let byte = classes::INDEX[block] as usize * 32 + (code_point as usize % 128) / 4;
     classes::BLOCKS[byte] >> (code_point % 4 * 2) & 3
 }
+
+/// The class of all characters with this lead byte (its low six bits), or `u8::MAX` where they differ.
+const WIDE_LEAD_CLASS: [u8; 64] = {
+    let mut table = [u8::MAX; 64];
+    let mut lead: u32 = 0xc2;
+    while lead < 0xf0 {
+        let (first, count) = if lead < 0xe0 { ((lead & 0x1f) << 6, 1 << 6) } else { ((lead & 0x0f) << 12, 1 << 12) };
+        let class = class_of(if first == 0 { 0x800 } else { first });
+        let mut at: u32 = if first == 0 { 0x800 } else { first };
+        let mut same = true;
+        while at < first + count && same {
+            same = class_of(at) == class;
+            at += 1;
+        }
+        if same {
+            table[(lead & 0x3f) as usize] = class;
+        }
+        lead += 1;
+    }
+    table
+};
 
 /// Class of the character at `at` and where the next one starts. `text` is UTF-8, `at` a boundary.
 #[inline(always)]

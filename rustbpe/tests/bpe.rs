@@ -4,11 +4,12 @@
 mod common;
 
 use proptest::prelude::*;
-use rustbpe::count::{Counts, count_texts};
+use rustbpe::batch;
+use rustbpe::count::{Corpus, Counts, Limits, count_segments, count_texts};
 use rustbpe::decode::TextStream;
 use rustbpe::encode::Tokenizer;
 use rustbpe::source::{FileEntry, ReadOptions, Segment, read_segment};
-use rustbpe::split::{Pattern, pieces};
+use rustbpe::split::{Pattern, pieces, safe_cut};
 use rustbpe::train::{TieOrder, train};
 use rustbpe::vocab::{SPECIALS, Vocab};
 use rustbpe::{Control, Error};
@@ -117,6 +118,46 @@ fn a_cancelled_training_stops() {
     assert!(matches!(count_texts(&["text"], Pattern::Picollm, 1, &ctl), Err(Error::Cancelled)));
 }
 
+/// row T11
+#[test]
+fn counting_in_little_memory_loses_nothing_but_what_it_says() {
+    use std::fmt::Write;
+    let folder = tempfile::tempdir().expect("temp");
+    let mut all = String::new();
+    for line in 0..40_000_u32 {
+        let unlike = line.wrapping_mul(2_654_435_761);
+        let letters: String = (0..7).map(|at| char::from(b'a' + (unlike >> (4 * at) & 15) as u8)).collect();
+        writeln!(all, "the cat {letters} sat {letters}{letters}{letters} here").expect("string");
+    }
+    let files: Vec<FileEntry> =
+        (0..6).map(|n| FileEntry { path: format!("{n}.txt"), size: all.len() as u64, sha256: None }).collect();
+    files.iter().for_each(|file| std::fs::write(folder.path().join(&file.path), &all).expect("write"));
+    let segments: Vec<Segment> = (0..6).map(|n| Segment { index: n, files: (n, n + 1), slice: (0, 1) }).collect();
+    let options = ReadOptions::default();
+    let corpus =
+        Corpus { root: folder.path(), files: &files, segments: &segments, options: &options, val_ppm: 0, supply: None };
+    let count = |max_chars, max_ram, workers| {
+        let limits = Limits { max_chars, max_ram };
+        count_segments(&corpus, Pattern::Picollm, limits, workers, &Control::default()).expect("counts")
+    };
+    let of = |counts: &Counts| {
+        let mut all = Vec::new();
+        counts.for_each(|piece, count| all.push((piece.to_vec(), count)));
+        all
+    };
+    let whole = count(None, None, 1);
+    assert_eq!(whole.thrift, rustbpe::count::Thrift::default());
+    for (max_chars, workers) in [(None, 1), (None, 3), (Some(u64::MAX), 2)] {
+        let spilled = count(max_chars, Some(71 << 20), workers);
+        assert!(spilled.thrift.runs > 0 && spilled.thrift.pieces == 0, "{:?}", spilled.thrift);
+        assert_eq!((of(&spilled), &spilled.seen), (of(&whole), &whole.seen));
+        let tight = count(max_chars, Some(4 << 20), workers);
+        assert!(tight.thrift.least > 1 && tight.thrift.pieces > 0, "{:?}", tight.thrift);
+        let kept: Vec<_> = of(&whole).into_iter().filter(|(_, count)| *count >= tight.thrift.least).collect();
+        assert_eq!((of(&tight), tight.thrift.pieces), (kept, (whole.len() - tight.len()) as u64));
+    }
+}
+
 /// row T2
 #[test]
 fn endless_pieces_are_encoded_on_a_small_stack_as_the_textbook_does() {
@@ -137,6 +178,18 @@ fn endless_pieces_are_encoded_on_a_small_stack_as_the_textbook_does() {
         }
     };
     std::thread::Builder::new().stack_size(256 << 10).spawn(run).expect("spawn").join().expect("no overflow");
+}
+
+#[test]
+fn one_huge_document_on_four_threads_has_the_ids_of_one_thread() {
+    let words = "The quick brown fox, 1234 jumps over\n\n  the lazy dog; 日本語のテキスト。it's naïve ";
+    let tokenizer = tokenizer_of(&words.repeat(3), 320);
+    for text in [words.repeat(20_000), "a".repeat(2_000_000), "日本語。".repeat(100_000)] {
+        let caches = batch::Caches::default();
+        let made = batch::encode(&tokenizer, &caches, &[&text, ""], 4, &Control::default()).expect("encodes");
+        assert_eq!(made.parts.concat(), ids(&tokenizer, text.as_bytes()));
+        assert_eq!(made.offsets[1], made.offsets[2]);
+    }
 }
 
 /// row T12
@@ -229,6 +282,26 @@ proptest! {
                 .flat_map(|piece| common::textbook_encode(tokenizer.vocab().byte_ids(), &merges, piece))
                 .collect();
             prop_assert_eq!(out, twin);
+        }
+    }
+
+    #[test]
+    fn a_batch_on_any_threads_is_its_texts_one_by_one(texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20), workers in 1..5_usize) {
+        let tokenizer = tokenizer_of("the cat sat on the mat, thé 12 34 ", 280);
+        let made = batch::encode(&tokenizer, &batch::Caches::default(), &texts, workers, &Control::default()).expect("encodes");
+        let all = made.parts.concat();
+        for (at, text) in texts.iter().enumerate() {
+            prop_assert_eq!(&all[made.offsets[at] as usize..made.offsets[at + 1] as usize], &ids(&tokenizer, text)[..]);
+        }
+    }
+
+    #[test]
+    fn a_text_cut_at_a_safe_place_splits_as_the_whole(text in "([a-zé日']{1,3}|[0-9]{1,3}|[ \n\t。!]{1,3}){1,30}", bad in any::<bool>(), from in 0..60_usize) {
+        let text = if bad { [text.as_bytes(), b"\xe3\x81", text.as_bytes()].concat() } else { text.into_bytes() };
+        let Some(cut) = safe_cut(&text, from) else { return Ok(()) };
+        for pattern in Pattern::ALL {
+            let halves = [pieces(pattern, &text[..cut]), pieces(pattern, &text[cut..])].concat();
+            prop_assert_eq!(halves, pieces(pattern, &text));
         }
     }
 

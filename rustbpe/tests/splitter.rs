@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use fancy_regex::Regex;
 use proptest::prelude::*;
-use rustbpe::split::{Pattern, pieces};
+use rustbpe::split::{Pattern, for_each_piece_plainly, pieces};
 
 /// What the regex finds; the patterns leave nothing between matches.
 fn twin<'t>(regex: &Regex, text: &'t str) -> Vec<&'t str> {
@@ -99,6 +99,17 @@ proptest! {
     fn any_text_is_cut_as_the_regex_cuts_it(text in texts()) {
         for (pattern, regex) in regexes() {
             prop_assert_eq!(split(*pattern, &text), twin(regex, &text));
+        }
+    }
+
+    #[test]
+    fn the_fast_splitter_cuts_where_the_plain_one_cuts(parts in prop::collection::vec(texts(), 0..12), bad in any::<bool>()) {
+        let text = parts.concat().into_bytes();
+        let text = if bad { [&text[..], b"\xe3\x81", &text[..]].concat() } else { text };
+        for pattern in Pattern::ALL {
+            let mut plain = Vec::new();
+            for_each_piece_plainly(pattern, &text, |text, start, end| plain.push(&text[start..end]));
+            prop_assert_eq!(pieces(pattern, &text), plain);
         }
     }
 

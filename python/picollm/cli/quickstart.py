@@ -108,7 +108,7 @@ def tokenize(asked: Walk) -> "tuple[Source, Tokenizer, Path]":
 
     source = replace(open_source(asked.dataset_name), val_ppm=VAL_PPM).hashed(usable_cores())
     vocab_size = int(str(PRESETS[NAME]["vocab_size"]))
-    wanted = request_of(source, vocab_size, "picollm", "rustbpe", None)
+    wanted = request_of(source, vocab_size, "picollm", "rustbpe", None, None)
     for name in names():
         folder = asked.layout.tokenizers / name
         if not (folder / FILE).exists():

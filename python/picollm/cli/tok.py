@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from picollm.cli.live import LiveLine
-from picollm.cli.options import COUNT, OF_THE_CORPUS
+from picollm.cli.options import BYTES, COUNT, OF_THE_CORPUS
 from picollm.cli.places import find_tokenizer
 from picollm.errors import CheckError, UsageError
 from picollm.layout import Layout
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_SOURCE = "fineweb-edu"
 DEFAULT_VOCAB = 65_536
 DEFAULT_MAX_CHARS = 2 * 10**9  # decision 28
+DEFAULT_MAX_RAM = 2 * 2**30  # decision 22
 SCHEMA = "picollm.tok/1"
 
 
@@ -38,6 +39,9 @@ def command() -> None:
 @click.option("--ties", type=click.Choice(["rustbpe", "huggingface"]), default="rustbpe", show_default=True)
 @click.option(
     "--max-chars", type=COUNT, default=DEFAULT_MAX_CHARS, show_default="2e9", help="Stop reading after these."
+)
+@click.option(
+    "--max-ram", type=BYTES, default=DEFAULT_MAX_RAM, show_default="2G", help="Memory to stay under; says what it did."
 )
 @click.option("--dataset-config", help="Configuration of a Hub data set.")
 @click.option("--dataset-split", help="Split of a Hub data set.")
@@ -121,15 +125,26 @@ def progress_line(line: LiveLine, vocab_size: int) -> Callable[[Mapping[str, int
         if not seen["tokens"]:
             share = seen["done"] / max(1, seen["total"])
             rate = seen["bytes"] / 1e6 / max(0.001, now - start)
+            left = (now - start) * (1 - share) / max(share, 1e-3)
             text = f"{seen['documents']:,} documents · {seen['bytes'] / 1e6:,.1f} MB · {rate:,.0f} MB/s"
-            line.show(f"tok  reading {share:4.0%} · {text}")
+            line.show(f"tok  reading {share:4.0%} · {text} · {left:,.0f} s left · {memory_in_use()}")
             return
         merging.append(now)
         share = seen["done"] / max(1, seen["total"])
         left = (now - merging[0]) * (1 - share) / max(share, 1e-3)
-        line.show(f"tok  merging {share:4.0%} · {seen['tokens']:,} of {vocab_size:,} tokens · {left:,.0f} s left")
+        text = f"{seen['tokens']:,} of {vocab_size:,} tokens · {left:,.0f} s left · {memory_in_use()}"
+        line.show(f"tok  merging {share:4.0%} · {text}")
 
     return show
+
+
+def memory_in_use() -> str:
+    """Resident memory of this process, where the system tells."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return "memory unknown"
+    return f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:,.0f} MB of memory"
 
 
 def say_trained(made: "Tokenizer", folder: Path) -> None:
@@ -143,6 +158,14 @@ def say_trained(made: "Tokenizer", folder: Path) -> None:
         f"from {counts['bytes'] / 1e6:,.1f} MB of text, {counts['documents']:,} documents, "
         f"{counts['distinct_pieces']:,} distinct pieces"
     )
+    if counts["spilled_runs"]:
+        click.echo(f"to stay under --max-ram: counts went through {counts['spilled_runs']} temporary files, none lost")
+    if counts["left_out_pieces"]:
+        share = counts["left_out_bytes"] / max(1, counts["bytes"])
+        click.echo(
+            f"to stay under --max-ram: {counts['left_out_pieces']:,} pieces that occur less than "
+            f"{counts['left_out_below']} times were left out, {share:.2%} of the text"
+        )
     for skipped in made.made["bad_files"]:
         click.echo(f"left out: {skipped}", err=True)
     click.echo(f"{folder}  {made.fingerprint[:12]}")
@@ -211,3 +234,49 @@ def read_ids(data: bytes) -> list[int]:
     except (ValueError, KeyError) as error:
         raise UsageError(f"no ids here: {error}", hint="give what picollm tok encode writes") from error
     return ids
+
+
+@command.command(name="eval")
+@click.argument("texts", nargs=-1)
+@TOKENIZER
+@AS_JSON
+def evaluate(texts: tuple[str, ...], tokenizer: str | None, as_json: bool) -> None:
+    """Bytes per token by kind of text, beside the known vocabularies that are there.
+
+    TEXTS are files, or NAME=FILE; without any, this Python's library and the data beside the checkout.
+    """
+    from picollm.cli import tok_files
+
+    tok_files.evaluate(open_tokenizer(tokenizer), texts, as_json)
+
+
+@command.command()
+@click.option("--format", "form", type=click.Choice(["hf", "tiktoken", "picollm"]), default="hf", show_default=True)
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder; for tiktoken a file.")
+@TOKENIZER
+def export(form: str, out: Path, tokenizer: str | None) -> None:
+    """Write the tokenizer for tokenizers and transformers (hf), for tiktoken, or as a folder of ours."""
+    from picollm.cli import tok_files
+
+    tok_files.export(open_tokenizer(tokenizer), form, out)
+
+
+@command.command(name="import")
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--pattern", type=click.Choice(["picollm", "cl100k", "gpt2"]), help="How text is split; ranks need it.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+def bring(path: Path, pattern: str | None, out: Path) -> None:
+    """Make a tokenizer's folder of PATH: a tokenizer.json, a folder with one, or tiktoken's ranks."""
+    from picollm.cli import tok_files
+
+    tok_files.bring(path, pattern, out)
+
+
+@command.command()
+@FILE_ARGUMENT
+@TOKENIZER
+def show(file: BinaryIO, tokenizer: str | None) -> None:
+    """FILE (or standard input) with a colour behind each token."""
+    from picollm.cli import tok_files
+
+    tok_files.show(open_tokenizer(tokenizer), file)

@@ -46,6 +46,11 @@ class Tokenizer:
             raise MissingError(f"{file}: no tokenizer here", hint="picollm tok train --vocab-size 65536") from error
         except OSError as error:
             raise durable.failure(file, "read", error) from error
+        return cls.load_bytes(data, file)
+
+    @classmethod
+    def load_bytes(cls, data: bytes, file: Path) -> "Tokenizer":
+        """The tokenizer that the bytes of a `tokenizer.json` define; `file` is named where they do not."""
         try:
             return cls(_rustbpe.Tokenizer.from_json(data))
         except PicoError as error:
@@ -108,6 +113,10 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """Bytes of one token. Raises UsageError on an id outside the vocabulary."""
         return self.core.token_bytes(token)
+
+    def ranks(self) -> list[tuple[bytes, int]]:
+        """Bytes and id of every ordinary token, as tiktoken keeps them."""
+        return [(self.core.token_bytes(id), id) for id in range(self.bos)]
 
     def byte_lengths(self) -> NDArray[np.int32]:
         """(V,) bytes of text that each id stands for; 0 for the specials."""

@@ -36,13 +36,16 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def request_of(source: Source, vocab_size: int, pattern: Pattern, ties: Ties, max_chars: int | None) -> dict[str, Any]:
+def request_of(
+    source: Source, vocab_size: int, pattern: Pattern, ties: Ties, max_chars: int | None, max_ram: int | None
+) -> dict[str, Any]:
     """All that decides the merges, as JSON values: equal requests give equal tokenizers."""
     return {
         "vocab_size": vocab_size,
         "pattern": pattern,
         "ties": ties,
         "max_chars": max_chars,
+        "max_ram": max_ram,
         "corpus": source.plain(),
         "read": source.read.plain(),
         "val_ppm": source.val_ppm,
@@ -56,6 +59,7 @@ def train_tokenizer(
     pattern: Pattern = "picollm",
     ties: Ties = "rustbpe",
     max_chars: int | None = None,
+    max_ram: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Tokenizer:
@@ -63,12 +67,14 @@ def train_tokenizer(
     Files that have to be fetched stay in the source's root.
 
     `progress` is called about five times a second with counters: `done` of `total` segments while `tokens` is 0,
-    then `done` of `total` merges. The same source gives the same tokenizer whatever `workers` (None: all cores).
+    then `done` of `total` merges. Past `max_ram` bytes counts go to temporary files, and pieces too rare to fit in
+    training are left out: the counters `spilled_runs` and `left_out_…` say so.
+    The same source gives the same tokenizer whatever `workers` (None: all cores).
     Raises UsageError, CorpusTooSmallError, MissingError (no text at all) and what reading raises.
     """
     check_vocab_size(vocab_size)
     plan = source.plan_json(SEGMENT_TOKENS)
-    options = _options(vocab_size, pattern, ties, max_chars, workers)
+    options = _options(vocab_size, pattern, ties, workers, max_chars, max_ram)
     supply = source.supply(
         source.segments(SEGMENT_TOKENS), source.root, Wanted(max_chars), per_token=CHARS_PER_TOKEN, keep=True
     )
@@ -76,7 +82,7 @@ def train_tokenizer(
         core, counts, bad_files = _rustbpe.train_source(
             str(source.root), plan, source.val_ppm, options, supply, progress_with(supply, progress)
         )
-    request = request_of(source, vocab_size, pattern, ties, max_chars)
+    request = request_of(source, vocab_size, pattern, ties, max_chars, max_ram)
     return Tokenizer(core, {**request, "counts": dict(counts), "bad_files": bad_files})
 
 
@@ -91,11 +97,18 @@ def train_on_texts(
 ) -> Tokenizer:
     """The same from documents in memory, all of them."""
     check_vocab_size(vocab_size)
-    options = _options(vocab_size, pattern, ties, None, workers)
+    options = _options(vocab_size, pattern, ties, workers)
     core, counts, _ = _rustbpe.train_texts(texts, options, progress)
     return Tokenizer(core, {"ties": ties, "corpus": None, "counts": dict(counts)})
 
 
-def _options(vocab_size: int, pattern: str, ties: str, max_chars: int | None, workers: int | None) -> bytes:
-    fields = {"vocab_size": vocab_size, "pattern": pattern, "ties": ties, "max_chars": max_chars, "workers": workers}
-    return json.dumps(fields).encode()
+def _options(
+    vocab_size: int,
+    pattern: str,
+    ties: str,
+    workers: int | None,
+    max_chars: int | None = None,
+    max_ram: int | None = None,
+) -> bytes:
+    fields = {"vocab_size": vocab_size, "pattern": pattern, "ties": ties, "workers": workers}
+    return json.dumps({**fields, "max_chars": max_chars, "max_ram": max_ram}).encode()

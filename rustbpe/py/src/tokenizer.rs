@@ -1,16 +1,15 @@
 //! The tokenizer across the border: text and ids in, buffers of machine integers out.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
-use rustbpe::count::{Corpus, Counts, count_segments, count_texts};
+use rustbpe::batch::{Caches, Encoded};
+use rustbpe::count::{Corpus, Counts, Limits, count_segments, count_texts};
 use rustbpe::decode::TextStream;
-use rustbpe::encode::{Cache, Tokenizer};
+use rustbpe::encode::Tokenizer;
 use rustbpe::source::{FileEntry, ReadOptions, Segment};
 use rustbpe::split::Pattern;
 use rustbpe::train::{TieOrder, train};
@@ -25,75 +24,20 @@ use crate::watch;
 /// Shorter texts are encoded without a thread or a release of the interpreter.
 const SHORT_TEXT: usize = 1 << 16;
 
-/// What one worker takes of a batch at a time.
-const BYTES_PER_TURN: usize = 1 << 18;
-
 #[pyclass(name = "Tokenizer", module = "picollm._rustbpe", frozen)]
 pub struct PyTokenizer {
     pub core: Arc<Tokenizer>,
-    caches: Mutex<Vec<Cache>>,
+    caches: Caches,
 }
 
 impl PyTokenizer {
     fn new(core: Tokenizer) -> Self {
-        Self { core: Arc::new(core), caches: Mutex::default() }
+        Self { core: Arc::new(core), caches: Caches::default() }
     }
 
-    /// Encode with a cache that an earlier call left behind.
-    fn encode_each<'t>(&self, texts: impl Iterator<Item = &'t [u8]>, ids: &mut Vec<u32>, mut after: impl FnMut(usize)) {
-        let cache = self.caches.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let mut encoder = self.core.encoder_with(cache);
-        for text in texts {
-            let before = ids.len();
-            encoder.encode(text, ids);
-            after(ids.len() - before);
-        }
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(encoder.into_cache());
+    fn encode_all(&self, py: Python<'_>, texts: &[Text], workers: Option<usize>) -> PyResult<Encoded> {
+        watch::run(py, None, |ctl| rustbpe::batch::encode(&self.core, &self.caches, texts, threads(workers), ctl))
     }
-
-    fn encode_parallel(&self, texts: &[Text], workers: usize, ctl: &Control) -> rustbpe::Result<(Vec<u32>, Vec<u64>)> {
-        let turns = turns(texts);
-        let made: Vec<OnceLock<(Vec<u32>, Vec<u64>)>> = turns.iter().map(|_| OnceLock::new()).collect();
-        let taken = AtomicUsize::new(0);
-        let work = || {
-            while let (turn, false) = (taken.fetch_add(1, Relaxed), ctl.is_cancelled()) {
-                let Some(&(start, end)) = turns.get(turn) else { break };
-                let (mut ids, mut lengths) = (Vec::new(), Vec::new());
-                self.encode_each(texts[start..end].iter().map(Text::bytes), &mut ids, |n| lengths.push(n as u64));
-                let _ = made[turn].set((ids, lengths)); // each turn is taken once
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..workers.clamp(1, turns.len().max(1)) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        ctl.check()?;
-        let (mut all, mut offsets) = (Vec::new(), vec![0]);
-        for (ids, lengths) in made.into_iter().filter_map(OnceLock::into_inner) {
-            all.extend_from_slice(&ids);
-            let last = offsets[offsets.len() - 1];
-            offsets.extend(lengths.iter().scan(last, |end, length| {
-                *end += length;
-                Some(*end)
-            }));
-        }
-        Ok((all, offsets))
-    }
-}
-
-/// Runs of neighbouring texts of about [`BYTES_PER_TURN`].
-fn turns(texts: &[Text]) -> Vec<(usize, usize)> {
-    let (mut turns, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (at, text) in texts.iter().enumerate() {
-        bytes += text.bytes().len();
-        if bytes >= BYTES_PER_TURN || at + 1 == texts.len() {
-            turns.push((start, at + 1));
-            (start, bytes) = (at + 1, 0);
-        }
-    }
-    turns
 }
 
 /// A document: `str` and `bytes` are borrowed. Lone surrogates pass as the three bytes of their code.
@@ -102,8 +46,8 @@ pub enum Text {
     Bytes(PyBackedBytes),
 }
 
-impl Text {
-    fn bytes(&self) -> &[u8] {
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
         match self {
             Self::Str(text) => text.as_bytes(),
             Self::Bytes(bytes) => bytes,
@@ -128,18 +72,29 @@ impl<'py> FromPyObject<'_, 'py> for Text {
 }
 
 fn u32_bytes<'py>(py: Python<'py>, values: &[u32]) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, values.len() * 4, |out| {
-        for (place, value) in out.chunks_exact_mut(4).zip(values) {
-            place.copy_from_slice(&value.to_ne_bytes());
+    flat(py, std::slice::from_ref(&values), u32::to_ne_bytes)
+}
+
+/// Parts one after the other as machine integers of N bytes.
+fn flat<'py, const N: usize>(
+    py: Python<'py>,
+    parts: &[impl AsRef<[u32]>],
+    bytes: impl Fn(u32) -> [u8; N],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let total: usize = parts.iter().map(|part| part.as_ref().len()).sum();
+    PyBytes::new_with(py, total * N, |out| {
+        let mut rest = out.as_chunks_mut::<N>().0;
+        for part in parts.iter().map(AsRef::as_ref) {
+            let (here, later) = std::mem::take(&mut rest).split_at_mut(part.len());
+            here.iter_mut().zip(part).for_each(|(place, value)| *place = bytes(*value));
+            rest = later;
         }
         Ok(())
     })
 }
 
 fn threads(asked: Option<usize>) -> usize {
-    asked
-        .filter(|count| *count > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get))
+    asked.filter(|count| *count > 0).unwrap_or_else(rustbpe::batch::threads)
 }
 
 #[pymethods]
@@ -187,25 +142,37 @@ impl PyTokenizer {
     }
 
     fn encode(&self, py: Python<'_>, text: Text) -> PyResult<Vec<u32>> {
-        let encode = || {
+        if text.as_ref().len() < SHORT_TEXT {
             let mut ids = Vec::new();
-            self.encode_each(std::iter::once(text.bytes()), &mut ids, |_| ());
-            ids
-        };
-        if text.bytes().len() < SHORT_TEXT { Ok(encode()) } else { watch::run(py, None, |_| Ok(encode())) }
+            self.caches.with(&self.core, |encoder| encoder.encode(text.as_ref(), &mut ids));
+            return Ok(ids);
+        }
+        let encoded = self.encode_all(py, &[text], None)?;
+        Ok(encoded.parts.concat())
     }
 
-    /// Ids of all texts as native u32, and where each text's ids start and the last one's end as native u64.
-    #[pyo3(signature = (texts, workers=None))]
+    /// Ids of all texts as native u32, or u16 if `narrow` (ordinary tokens must fit), and where each text's ids
+    /// start and the last one's end as native u64.
+    #[pyo3(signature = (texts, workers=None, narrow=false))]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
         texts: Vec<Text>,
         workers: Option<usize>,
+        narrow: bool,
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        let (ids, offsets) = watch::run(py, None, |ctl| self.encode_parallel(&texts, threads(workers), ctl))?;
+        if narrow && self.core.vocab().len() > 1 << 16 {
+            let what = format!("{} ordinary tokens do not fit uint16", self.core.vocab().len());
+            return Err(to_py(py, &Error::Invalid { what }));
+        }
+        let Encoded { parts, offsets } = self.encode_all(py, &texts, workers)?;
+        let ids = if narrow {
+            flat(py, &parts, |id| (id as u16).to_ne_bytes())?
+        } else {
+            flat(py, &parts, u32::to_ne_bytes)?
+        };
         let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
-        Ok((u32_bytes(py, &ids)?, PyBytes::new(py, &offsets)))
+        Ok((ids, PyBytes::new(py, &offsets)))
     }
 
     fn decode_bytes<'py>(&self, py: Python<'py>, ids: Vec<u32>) -> PyResult<Bound<'py, PyBytes>> {
@@ -264,6 +231,7 @@ struct TrainOptions {
     pattern: String,
     ties: String,
     max_chars: Option<u64>,
+    max_ram: Option<u64>,
     workers: Option<usize>,
 }
 
@@ -276,14 +244,14 @@ fn count_and_train(
     progress: Option<&Bound<'_, PyAny>>,
     count: impl FnOnce(Pattern, usize, &Control) -> rustbpe::Result<Counts> + Send,
 ) -> PyResult<Trained> {
-    let (tokenizer, distinct, seen) = watch::run(py, progress, |ctl| {
+    let (tokenizer, distinct, seen, thrift) = watch::run(py, progress, |ctl| {
         let (pattern, ties) = (Pattern::from_name(&options.pattern)?, TieOrder::from_name(&options.ties)?);
         let counts = count(pattern, threads(options.workers), ctl)?;
         if counts.seen.documents == 0 {
             return Err(Error::Missing { what: "the source holds no training text".into() });
         }
         let vocab = train(&counts, options.vocab_size, ties, ctl)?;
-        Ok((Tokenizer::new(pattern, vocab), counts.len() as u64, counts.seen))
+        Ok((Tokenizer::new(pattern, vocab), counts.len() as u64, counts.seen, counts.thrift))
     })?;
     let counted = vec![
         ("segments", seen.segments),
@@ -295,6 +263,10 @@ fn count_and_train(
         ("null", seen.report.null),
         ("empty", seen.report.empty),
         ("bad_utf8", seen.report.bad_utf8),
+        ("spilled_runs", thrift.runs),
+        ("left_out_below", thrift.least),
+        ("left_out_pieces", thrift.pieces),
+        ("left_out_bytes", thrift.bytes),
     ];
     Ok((PyTokenizer::new(tokenizer), counted, seen.report.bad_files))
 }
@@ -317,7 +289,7 @@ fn train_source(
 ) -> PyResult<Trained> {
     let plan: SourcePlan = parse(py, plan)?;
     let options: TrainOptions = parse(py, options)?;
-    let max_chars = options.max_chars;
+    let limits = Limits { max_chars: options.max_chars, max_ram: options.max_ram };
     count_and_train(py, &options, progress, |pattern, workers, ctl| {
         let corpus = Corpus {
             root: &root,
@@ -327,7 +299,7 @@ fn train_source(
             val_ppm,
             supply: supply.as_ref().map(PySupply::as_supply),
         };
-        count_segments(&corpus, pattern, max_chars, workers, ctl)
+        count_segments(&corpus, pattern, limits, workers, ctl)
     })
 }
 
@@ -348,7 +320,7 @@ fn train_texts(
 #[pyfunction]
 fn split<'py>(py: Python<'py>, pattern: &str, text: Text) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let pattern = Pattern::from_name(pattern).map_err(|error| to_py(py, &error))?;
-    Ok(rustbpe::split::pieces(pattern, text.bytes()).into_iter().map(|piece| PyBytes::new(py, piece)).collect())
+    Ok(rustbpe::split::pieces(pattern, text.as_ref()).into_iter().map(|piece| PyBytes::new(py, piece)).collect())
 }
 
 /// The regex that a named pattern stands for.

@@ -11,7 +11,6 @@ WAITING = {
     "K4": "the membership of validation after the files have doubled; splits are tested",
     "K6": "a column of lists of turns given to `data peek --text-column`; metadata and empty rows are tested",
     "K5": "--val-shards and `eval --final`: the evaluation issue (C)",
-    "K11": "tiktoken and tokenizers on 1 MB through the command: the tokenizer's issue",
     "K25": "a rate of 50 stays finite under the soft cap (loss 10 nats), so nothing is skipped; 1e30 shows E501",
     "K38": "train without Triton: a GPU; without a C++ compiler on a CPU it is tested",
     "K39": "`speedrun`: after the first release",

@@ -1,0 +1,186 @@
+//! Merging one piece by rank: the pair table, a scan for short pieces and a heap for endless ones.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::spans::Spans;
+
+/// (left, right) → id of their merge: a flat table of 8-byte entries, 21 bits to each id.
+#[derive(Clone, Debug)]
+struct Pairs {
+    slots: Vec<u64>,
+    used: usize,
+}
+
+const ID_BITS: u32 = 21;
+
+impl Pairs {
+    fn with_capacity(pairs: usize) -> Self {
+        Self { slots: vec![0; (pairs * 2).max(8).next_power_of_two()], used: 0 }
+    }
+
+    /// The first id given to a pair stays.
+    fn insert(&mut self, left: u32, right: u32, id: u32) {
+        if (self.used + 1) * 2 > self.slots.len() {
+            let larger = Self::with_capacity(self.slots.len());
+            for slot in std::mem::replace(self, larger).slots.into_iter().filter(|slot| *slot != 0) {
+                self.place(slot);
+            }
+        }
+        self.place(Self::key(left, right) << ID_BITS | u64::from(id));
+    }
+
+    fn place(&mut self, slot: u64) {
+        let at = self.find(slot >> ID_BITS);
+        if self.slots[at] == 0 {
+            self.slots[at] = slot;
+            self.used += 1;
+        }
+    }
+
+    /// Id of the merge, or `u32::MAX`.
+    #[inline(always)]
+    fn get(&self, left: u32, right: u32) -> u32 {
+        let slot = self.slots[self.find(Self::key(left, right))];
+        if slot == 0 { u32::MAX } else { slot as u32 & ((1 << ID_BITS) - 1) }
+    }
+
+    fn key(left: u32, right: u32) -> u64 {
+        u64::from(left) << ID_BITS | u64::from(right)
+    }
+
+    /// Where a key is, or the free slot where it would go. Ids of merges are above 0, so no entry is 0.
+    #[inline(always)]
+    fn find(&self, key: u64) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+        while self.slots[at] != 0 && self.slots[at] >> ID_BITS != key {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+}
+
+/// Up to here a scan for the smallest rank beats a heap.
+const SHORT: usize = 1 << PLACES;
+const PLACES: u32 = 6;
+
+/// What merging needs: the id of each byte, of each pair, and the length of each id.
+#[derive(Clone, Debug)]
+pub(crate) struct Merger {
+    byte_ids: [u32; 256],
+    pairs: Pairs,
+    /// Merges of two bytes, by the bytes: what every piece asks first.
+    grid: Vec<u32>,
+    lengths: Vec<u32>,
+}
+
+impl Merger {
+    /// The bytes alone, with room for `merges`.
+    pub(crate) fn new(byte_ids: &[u32; 256], merges: usize) -> Self {
+        let (pairs, grid) = (Pairs::with_capacity(merges), vec![u32::MAX; 1 << 16]);
+        Self { byte_ids: *byte_ids, pairs, grid, lengths: vec![1; 256] }
+    }
+
+    /// The next merge: it makes the id after the last one.
+    pub(crate) fn push(&mut self, left: u32, right: u32) {
+        let id = self.lengths.len() as u32;
+        self.pairs.insert(left, right, id);
+        let byte = |symbol: u32| self.byte_ids.iter().position(|id| *id == symbol);
+        if left < 256
+            && right < 256
+            && let (Some(left), Some(right)) = (byte(left), byte(right))
+        {
+            let first = &mut self.grid[left << 8 | right];
+            *first = id.min(*first);
+        }
+        self.lengths.push(self.lengths[left as usize] + self.lengths[right as usize]);
+    }
+
+    /// Append the ids of one piece: of all pairs that can merge, the one of lowest rank, the leftmost of
+    /// its kind, until none can.
+    pub(crate) fn merge(&self, piece: &[u8], out: &mut Vec<u32>) {
+        match piece.len() {
+            1 => out.push(self.byte_ids[usize::from(piece[0])]),
+            2..=16 => self.merge_short::<16>(piece, out),
+            17..=SHORT => self.merge_short::<SHORT>(piece, out),
+            0 => {}
+            _ => self.merge_long(piece, out),
+        }
+    }
+
+    /// At most `N` ≤ 64 bytes. A symbol stays where its first byte is; each place that has a symbol after it holds
+    /// that pair's rank above its own number, so that the smallest of all is the next merge, the leftmost of its kind.
+    fn merge_short<const N: usize>(&self, piece: &[u8], out: &mut Vec<u32>) {
+        const NONE: i32 = i32::MAX;
+        let key = |rank: u32, at: usize| if rank == u32::MAX { NONE } else { (rank << PLACES) as i32 | at as i32 };
+        let (mut ids, mut keys) = ([0; N], [NONE; N]);
+        for (id, byte) in ids.iter_mut().zip(piece) {
+            *id = self.byte_ids[usize::from(*byte)];
+        }
+        for (at, pair) in piece.windows(2).enumerate() {
+            keys[at] = key(self.grid[usize::from(pair[0]) << 8 | usize::from(pair[1])], at);
+        }
+        let mut alive = u64::MAX >> (64 - piece.len());
+        loop {
+            let least = keys.iter().fold(NONE, |least, key| least.min(*key));
+            if least == NONE {
+                break;
+            }
+            let (at, id) = (least as usize & ((1 << PLACES) - 1), least as u32 >> PLACES);
+            let above = alive & (u64::MAX - 1) << at;
+            let (right, later) = (above.trailing_zeros() as usize, above & above.wrapping_sub(1));
+            alive &= !(1 << right);
+            (ids[at], keys[right]) = (id, NONE);
+            keys[at] = match later {
+                0 => NONE,
+                later => key(self.pairs.get(id, ids[later.trailing_zeros() as usize]), at),
+            };
+            let earlier = alive & ((1 << at) - 1);
+            if earlier != 0 {
+                let left = earlier.ilog2() as usize;
+                keys[left] = key(self.pairs.get(ids[left], id), left);
+            }
+        }
+        while alive != 0 {
+            out.push(ids[alive.trailing_zeros() as usize]);
+            alive &= alive - 1;
+        }
+    }
+
+    /// The same in n log n, for pieces without an end: entries of the heap are (rank, position) in one
+    /// number, and an entry that no longer holds is passed over.
+    fn merge_long(&self, piece: &[u8], out: &mut Vec<u32>) {
+        const PLACE_BITS: u32 = u64::BITS - ID_BITS;
+        let slots: Vec<u32> = piece.iter().map(|byte| self.byte_ids[usize::from(*byte)]).collect();
+        let entry = |left: u32, right: u32, at: usize| match self.pairs.get(left, right) {
+            u32::MAX => None,
+            rank => Some(Reverse(u64::from(rank) << PLACE_BITS | at as u64)),
+        };
+        let mut heap: BinaryHeap<_> =
+            (1..slots.len()).filter_map(|next| entry(slots[next - 1], slots[next], next - 1)).collect();
+        let mut spans = Spans::new(slots);
+        while let Some(Reverse(top)) = heap.pop() {
+            let (rank, at) = ((top >> PLACE_BITS) as u32, (top & ((1 << PLACE_BITS) - 1)) as usize);
+            let Some(left) = spans.get(at) else { continue };
+            let second = at + self.lengths[left as usize] as usize;
+            let Some(right) = spans.get(second) else { continue };
+            if self.pairs.get(left, right) != rank {
+                continue;
+            }
+            let length = self.lengths[rank as usize] as usize;
+            spans.join(at, second, length, rank);
+            if let Some((start, before)) = spans.before(at) {
+                heap.extend(entry(before, rank, start));
+            }
+            if let Some(after) = spans.get(at + length) {
+                heap.extend(entry(rank, after, at));
+            }
+        }
+        let mut at = 0;
+        while let Some(id) = spans.get(at) {
+            out.push(id);
+            at += self.lengths[id as usize] as usize;
+        }
+    }
+}
