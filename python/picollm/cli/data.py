@@ -110,7 +110,8 @@ def peek_command(
     if turns and (rendered or chat_format == "roles"):
         show_rendered(found, turns, sample, tokenizer, machine_readable)
     else:
-        show_rows(found, text_column or turns or column_of(found), sample, machine_readable)
+        column = text_column or turns or column_of(found)
+        show_rows(found, column, sample, machine_readable, as_text=column != turns)
 
 
 def column_of(found: "Head") -> str:
@@ -124,16 +125,15 @@ def column_of(found: "Head") -> str:
     return strings[0] if strings else next(iter(found.columns))
 
 
-def show_rows(found: "Head", column: str, sample: int, machine_readable: bool) -> None:
-    """The first values of a column, then what is doubtful about it. Raises UsageError listing the columns."""
+def show_rows(found: "Head", column: str, sample: int, machine_readable: bool, *, as_text: bool) -> None:
+    """The first values of a column, then what is doubtful about it as text. Raises UsageError listing the columns."""
     from picollm.corpus.peek import metadata_doubts
 
     listed = ", ".join(f"{name} ({kind})" for name, kind in found.columns.items())
     if column not in found.columns:
         raise UsageError(f'{found.path}: no column "{column}"; columns: {listed}', hint="choose --text-column")
     values = [row.get(column) for row in found.rows]
-    texts = [value for value in values if isinstance(value, str)]
-    doubts = metadata_doubts(column, found.rows) if texts or not any(values) else []
+    doubts = metadata_doubts(column, found.rows) if as_text else []
     if machine_readable:
         said = {"schema": SCHEMA, "file": found.path, "columns": dict(found.columns), "column": column}
         click.echo(json.dumps({**said, "rows": values[:sample], "warnings": doubts}, ensure_ascii=False, default=str))

@@ -147,12 +147,23 @@ def settle_column(source: Source) -> Source:
     return replace(source, read=read, warnings=(*source.warnings, *(doubts or look["warnings"])))
 
 
+def is_turns(value: object) -> bool:
+    """Whether a value is a list of messages."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, dict) and any(keys <= turn.keys() for keys in TURN_KEYS) for turn in value)
+    )
+
+
 def metadata_doubts(column: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """W103, where a column looks like metadata or is often empty."""
+    """W103, where a column looks like metadata, is often empty or holds turns."""
     texts = [row.get(column) for row in rows]
+    if texts and all(is_turns(text) for text in texts):
+        return [f'W103 column "{column}" holds turns, not text: picollm data peek --rendered, picollm sft']
     held = [text for text in texts if isinstance(text, str) and text]
-    if not texts:
-        return []
+    if not texts or any(text and not isinstance(text, str) for text in texts):
+        return []  # numbers and the like: the reader refuses them by type
     empty = 1 - len(held) / len(texts)
     if empty > EMPTY:
         share = f"{empty:.0%}"

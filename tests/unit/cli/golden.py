@@ -17,6 +17,7 @@ GPU = "--gpu h100 --workers 4"  # nothing of the machine at hand may show
 NOTE = "--batch-size 8 --nproc 8 --grad-accum 16 --block-size 1024 --max-steps 5000"  # the course note's worked example
 
 EXAMPLES = {
+    "help": "--help",
     "plan-help": f"plan {GPU} --target-flops 1e19 --vocab-size 65536 --help",
     "plan-1e19": "plan --target-flops 1e19 --vocab-size 65536 --gpu h100:8 --price-per-gpu-hour 3 --workers 4",
     "plan-depth-12": f"plan {GPU} --depth 12 --price-per-gpu-hour 3",

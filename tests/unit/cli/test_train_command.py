@@ -37,6 +37,17 @@ def steps(run: Path) -> list[tuple[int, str]]:
     return [(line["step"], line["loss_hex"]) for line in read(run / METRICS) if line["kind"] == "step"]
 
 
+@pytest.mark.row("K1")
+def test_a_corpus_is_trained_on_where_its_shards_exist_and_named_where_not(
+    home: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train("--dataset-name", "tiny", "--num-iterations", "1", "--name", "by-corpus", *BATCH)
+    assert read(home.runs / "by-corpus" / METRICS)
+    capsys.readouterr()
+    train("--dataset-name", "climbmix", "--num-iterations", "1", *BATCH, code=4)
+    assert "picollm shard climbmix" in capsys.readouterr().err
+
+
 @pytest.mark.row("K22", "K31")
 def test_a_run_logs_its_batch_as_a_product_and_keeps_few_checkpoints(home: Layout) -> None:
     train(*BATCH, "--num-iterations", "8", "--save-steps", "1", "--keep", "2", "--eval-every", "3", "--name", "kept")

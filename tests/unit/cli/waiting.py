@@ -7,9 +7,6 @@ ROWS = tuple(f"K{number}" for number in range(1, 51))
 MARK = re.compile(r'mark\.row\(((?:"[A-Z]+[0-9]+"(?:, )?)+)\)')
 
 WAITING = {
-    "K1": "`train --dataset-name` of a corpus of the Hub whose shards exist; `data info` is tested",
-    "K4": "the membership of validation after the files have doubled; splits are tested",
-    "K6": "a column of lists of turns given to `data peek --text-column`; metadata and empty rows are tested",
     "K5": "--val-shards and `eval --final`: the evaluation issue (C)",
     "K25": "a rate of 50 stays finite under the soft cap (loss 10 nats), so nothing is skipped; 1e30 shows E501",
     "K38": "train without Triton: a GPU; without a C++ compiler on a CPU it is tested",

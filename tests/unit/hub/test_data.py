@@ -1,14 +1,19 @@
 """`picollm data`: what a data set is and what its rows look like, without fetching it."""
 
 import io
+import itertools
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.hub import Hub, Repository
 from tests.unit.hub.conftest import REPO, Run, parquet, sentences
+
+from picollm.tok.tokenizer import Tokenizer
 
 CHATS = "HuggingFaceTB/everyday-conversations-llama3.1-2k"
 CHAT = [{"role": "user", "content": "hi <|assistant_start|>"}, {"role": "assistant", "content": "Hello!"}]
@@ -78,6 +83,49 @@ def test_a_column_of_metadata_is_seen_before_work(hub: Hub, edu: Repository, hom
     assert (code, "W103" in err) == (0, True), err
     code, out, err = run("data", "peek", "fineweb-edu")
     assert (code, err) == (0, "")
+
+
+@pytest.mark.row("K6")
+def test_a_column_of_turns_is_no_text(home: Path, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text((json.dumps({"messages": CHAT}) + "\n") * 3)
+    code, _, err = run("data", "peek", str(path), "--text-column", "messages")
+    assert (code, 'W103 column "messages" holds turns, not text' in err) == (0, True), err
+    code, _, err = run("data", "peek", str(path))
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.row("K4")
+def test_validation_keeps_its_documents_when_more_files_arrive(home: Path, run: Run, tmp_path: Path) -> None:
+    """By document hash: what was held out of two files is held out when there are four."""
+    texts = [[f"document {file} {row}: " + "ka lo mi tu " * 9 for row in range(200)] for file in range(4)]
+    for file, rows in enumerate(texts):
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    folder = tmp_path / "growing"
+    folder.mkdir()
+    held = []
+    assert run("tok", "train", str(tmp_path / "0.jsonl"), "--vocab-size", "300", "-o", "tokenizers/small")[0] == 0
+    for count in (2, 4):
+        for file in range(count):
+            shutil.copy(tmp_path / f"{file}.jsonl", folder)
+        out = f"shards/of-{count}"
+        code, _, err = run("shard", str(folder), "--val-ppm", "100000", "--tokenizer", "tokenizers/small", "-o", out)
+        assert code == 0, err
+        held.append(documents(Path(out)))
+    assert held[0]
+    assert held[0] < held[1]
+    assert {text for text in held[1] if text < "document 2"} == held[0]
+
+
+def documents(shards: Path) -> set[str]:
+    """The validation documents of a set, as text."""
+    tokenizer = Tokenizer.load(shards)
+    found = set()
+    for path in sorted(shards.glob("val_*.bin")):
+        ids = np.memmap(path, "<u2", "r", 1024)
+        ends = np.load(path.with_suffix("").with_suffix(".docs.npy"))
+        found |= {tokenizer.decode(ids[a + 1 : b].tolist()) for a, b in itertools.pairwise(ends)}
+    return found
 
 
 @pytest.mark.row("K7")
