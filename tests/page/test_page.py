@@ -12,16 +12,19 @@ from tests.page.conftest import Watched, shot, until
 from tests.unit.serve.conftest import Live
 
 
+def send(watched: Watched, text: str, tokens: int, **settings: str) -> None:
+    page = watched.page
+    page.evaluate("document.querySelector('details').open = true")
+    for name, value in {"max_tokens": str(tokens), **settings, "message": text}.items():
+        page.fill(f"#{name}", value)
+    page.click("#send")
+
+
 def ask(watched: Watched, text: str, tokens: int = 12, **settings: str) -> str:
     """Send a message and wait for the end of the answer."""
     page = watched.page
-    page.evaluate("document.querySelector('details').open = true")
-    page.fill("#max_tokens", str(tokens))
-    for name, value in settings.items():
-        page.fill(f"#{name}", value)
     before = page.locator(".turn.assistant").count()
-    page.fill("#message", text)
-    page.click("#send")
+    send(watched, text, tokens, **settings)
     until(page, f"document.querySelectorAll('.turn.assistant').length > {before}")
     until(page, "document.getElementById('stop').hidden")
     return page.locator(".turn.assistant .text").last.text_content() or ""
@@ -69,10 +72,7 @@ def test_stop_keeps_what_was_said_and_frees_the_model(
 ) -> None:
     slow_down(live, monkeypatch)
     page = watched.page
-    page.evaluate("document.querySelector('details').open = true")
-    page.fill("#max_tokens", "60")
-    page.fill("#message", "who are you?")
-    page.click("#send")
+    send(watched, "who are you?", 60)
     until(page, "document.querySelector('.turn.assistant .text')?.textContent.length > 0")
     page.click("#stop")
     until(page, "document.getElementById('stop').hidden")
@@ -128,9 +128,9 @@ def test_alternatives_sum_to_one_and_a_chosen_one_comes_next(watched: Watched) -
     page.click("#continue")
     until(page, "document.querySelectorAll('#written .token').length >= 8")
     page.locator("#written .token").nth(2).focus()
-    rows = page.locator("#odds tr").all_text_contents()
-    assert len(rows) == 11
-    shares = [float(re.search(r"([\d.]+) %$", row)[1]) for row in rows]  # type: ignore[index]
+    said = page.locator("#odds td:nth-child(3)").all_text_contents()
+    shares = [float(share.removesuffix(" %")) for share in said]
+    assert len(shares) == 11
     assert sum(shares) == pytest.approx(100, abs=0.2)
     chosen = page.locator("#odds button").nth(1).text_content()
     kept = [page.locator("#written .token").nth(n).text_content() or "" for n in range(2)]
@@ -268,10 +268,7 @@ def test_health_answers_while_an_answer_is_written(
 ) -> None:
     slow_down(live, monkeypatch)
     page = watched.page
-    page.evaluate("document.querySelector('details').open = true")
-    page.fill("#max_tokens", "60")
-    page.fill("#message", "who are you?")
-    page.click("#send")
+    send(watched, "who are you?", 60)
     until(page, "document.querySelector('.turn.assistant .text')?.textContent.length > 0")
     with live.client() as client:
         started = time.perf_counter()

@@ -1,15 +1,16 @@
 """`picollm shard`: a source → uint16 shards; what a set holds; whether it is whole."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import click
 
@@ -54,24 +55,60 @@ def command() -> None:
     """
 
 
-@command.command("build")
-@click.argument("source", required=False)
-@click.option("--dataset-name", "--dataset", help="the same as SOURCE")
-@click.option("--dataset-config", help="configuration of a Hub data set")
-@click.option("--dataset-split", help="split of a Hub data set")
-@click.option("--revision", help="branch, tag or commit of a Hub data set; unsaid: main, as it is at the first run")
-@click.option("--tokenizer", help="name or folder; unsaid: the most recently made one")
-@click.option("--out", "-o", type=click.Path(path_type=Path), help="folder of the set; unsaid: shards/NAME")
-@click.option("--tokens", type=COUNT_OR_ALL, help="stop at the segment that reaches this many training tokens (all)")
-@click.option("--text-column", help="column of parquet, key of jsonl")
-@click.option("--doc-sep", help="literal between the documents of a text file; unsaid: a file is a document")
-@click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True)
-@click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True)
-@click.option(
-    "--val-ppm", type=int, help="documents per million held out (local files 10,000; Hub 2,000; stdlib 50,000)"
+SET_OPTIONS = (
+    click.argument("source", required=False),
+    click.option("--dataset-name", "--dataset", help="the same as SOURCE"),
+    click.option("--dataset-config", help="configuration of a Hub data set"),
+    click.option("--dataset-split", help="split of a Hub data set"),
+    click.option("--revision", help="branch, tag or commit of a Hub data set; unsaid: main, as it is at the first run"),
+    click.option("--tokenizer", help="name or folder; unsaid: the most recently made one"),
+    click.option("--out", "-o", type=click.Path(path_type=Path), help="folder of the set; unsaid: shards/NAME"),
+    click.option("--text-column", help="column of parquet, key of jsonl"),
+    click.option("--doc-sep", help="literal between the documents of a text file; unsaid: a file is a document"),
+    click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True),
+    click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True),
+    click.option(
+        "--val-ppm", type=int, help="documents per million held out (local files 10,000; Hub 2,000; stdlib 50,000)"
+    ),
+    click.option("--shard-tokens", type=COUNT, help="tokens per file (a 32nd of the source, within 4M and 100M)"),
+    click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="uint32 only for more than 65,536 ids"),
 )
-@click.option("--shard-tokens", type=COUNT, help="tokens per file (a 32nd of the source, within 4M and 100M)")
-@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="uint32 only for more than 65,536 ids")
+
+
+def set_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What is asked of a source and of the set made from it, by `build` and by `plan`."""
+    return functools.reduce(lambda inner, option: option(inner), reversed(SET_OPTIONS), command)
+
+
+class Begun(NamedTuple):
+    """What a command about a new set works with: the tokenizer's file, the corpus as it was asked for, the folder."""
+
+    tokenizer: Path
+    spec: str
+    corpus: Source
+    out: Path
+
+
+def begin(
+    source: str | None, dataset_name: str | None, tokenizer: str | None, out: Path | None, options: dict[str, Any]
+) -> Begun:
+    """Find the tokenizer, open the corpus and name the folder; what the corpus takes is taken from `options`."""
+    spec = which_source(source, dataset_name)
+    layout = Layout.from_env()
+    chosen = find_tokenizer(tokenizer, layout)
+    click.echo(f"tokenizer {chosen.parent} ({hashlib.sha256(chosen.read_bytes()).hexdigest()[:12]})", err=True)
+    if out is None and on_the_hub(spec):
+        out = layout.shards / hub_name(spec)
+    known = known_from(out / PLAN, "source", "options") if out else None
+    corpus = open_corpus(spec, known, **{name: options.pop(name) for name in OF_THE_CORPUS})
+    for warning in corpus.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return Begun(chosen, spec, corpus, out or layout.shards / corpus.name)
+
+
+@command.command("build")
+@set_options
+@click.option("--tokens", type=COUNT_OR_ALL, help="stop at the segment that reaches this many training tokens (all)")
 @click.option("--workers", type=click.IntRange(min=1), help="segments at a time (the cores there are)")
 @click.option("--max-ram", type=BYTES, default=MAX_RAM, show_default="2G", help="bounds the segments at a time")
 @click.option("--max-disk", type=BYTES, default=MAX_DISK, show_default="8G", help="downloaded and not yet encoded")
@@ -96,17 +133,7 @@ def build_command(
     **options: Any,
 ) -> None:
     """Tokenize SOURCE: an alias (stdlib, fineweb-edu, …), a path or pattern, or owner/name on the Hub."""
-    spec = which_source(source, dataset_name)
-    layout = Layout.from_env()
-    chosen = find_tokenizer(tokenizer, layout)
-    click.echo(f"tokenizer {chosen.parent} ({hashlib.sha256(chosen.read_bytes()).hexdigest()[:12]})", err=True)
-    if out is None and on_the_hub(spec):
-        out = layout.shards / hub_name(spec)
-    known = known_from(out / PLAN, "source", "options") if out else None
-    corpus = open_corpus(spec, known, **{name: options.pop(name) for name in OF_THE_CORPUS})
-    for warning in corpus.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    out = out or layout.shards / corpus.name
+    chosen, spec, corpus, out = begin(source, dataset_name, tokenizer, out, options)
     say_start(corpus, out, tokens)
     say_fetch(corpus, spec, kept(corpus, tokens, options["dtype"]), out, tokens, max_disk)
     if dry_run:

@@ -1,44 +1,37 @@
 """`picollm shard plan|run|finalize|status`: one set, made in shares."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from picollm.cli.corpora import hub_name, known_from, on_the_hub, open_corpus, say_fetch
-from picollm.cli.options import BYTES, COUNT, COUNT_OR_ALL, OF_THE_CORPUS
-from picollm.cli.places import find_tokenizer
-from picollm.cli.shard import PROGRESS, command, kept, live_progress, on_ray, say_end, stop_politely, which_source
+from picollm.cli.corpora import say_fetch
+from picollm.cli.options import BYTES, COUNT_OR_ALL
+from picollm.cli.shard import (
+    PROGRESS,
+    begin,
+    command,
+    kept,
+    live_progress,
+    on_ray,
+    say_end,
+    set_options,
+    stop_politely,
+)
 from picollm.corpus.supply import MAX_DISK, Staging
 from picollm.errors import UsageError
-from picollm.layout import Layout
 from picollm.plan.render import short
 from picollm.shards import tasks
 from picollm.shards.build import MAX_RAM, workers_within
 from picollm.shards.engines import slurm
-from picollm.shards.plan import PLAN
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 MOST_NAMED = 12  # missing segments that `status` writes out
 
 
 @command.command("plan")
-@click.argument("source", required=False)
-@click.option("--dataset-name", "--dataset", help="the same as SOURCE")
-@click.option("--dataset-config", help="configuration of a Hub data set")
-@click.option("--dataset-split", help="split of a Hub data set")
-@click.option("--revision", help="branch, tag or commit of a Hub data set; unsaid: main")
-@click.option("--tokenizer", help="name or folder; unsaid: the most recently made one")
-@click.option("--out", "-o", type=FOLDER, help="folder of the set; unsaid: shards/NAME")
-@click.option("--text-column", help="column of parquet, key of jsonl")
-@click.option("--doc-sep", help="literal between the documents of a text file; unsaid: a file is a document")
-@click.option("--bad-utf8", type=click.Choice(["error", "skip", "replace"]), default="error", show_default=True)
-@click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True)
-@click.option("--val-ppm", type=int, help="documents per million held out")
-@click.option("--shard-tokens", type=COUNT, help="tokens per file")
-@click.option("--dtype", type=click.Choice(["uint16", "uint32"]), help="uint32 only for more than 65,536 ids")
+@set_options
 @click.option("--workers", type=click.IntRange(min=1), help="files read at a time; for --emit, cores of a task")
 @click.option("--emit", type=click.Choice(["slurm", "ray"]), help="print what runs the plan there")
 @click.option("--tasks", "count", type=click.IntRange(min=1), help="tasks of the array (one per segment)")
@@ -56,17 +49,7 @@ def plan_command(
     **options: Any,
 ) -> None:
     """Freeze the segments of SOURCE in a folder; `run` makes them, on any number of machines, `finalize` ends."""
-    layout = Layout.from_env()
-    chosen = find_tokenizer(tokenizer, layout)
-    click.echo(f"tokenizer {chosen.parent} ({hashlib.sha256(chosen.read_bytes()).hexdigest()[:12]})", err=True)
-    spec = which_source(source, dataset_name)
-    if out is None and on_the_hub(spec):
-        out = layout.shards / hub_name(spec)
-    known = known_from(out / PLAN, "source", "options") if out else None
-    corpus = open_corpus(spec, known, **{name: options.pop(name) for name in OF_THE_CORPUS})
-    for warning in corpus.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    out = out or layout.shards / corpus.name
+    chosen, spec, corpus, out = begin(source, dataset_name, tokenizer, out, options)
     say_fetch(corpus, spec, kept(corpus, tokens, options["dtype"]), out, tokens, MAX_DISK)
     with stop_politely():
         plan = tasks.plan_set(corpus, chosen, out, **options)

@@ -3,29 +3,21 @@
 import math
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.alive import alive
 from tests.reference.questions import score_plainly
 
 from picollm.evals.exam import Result, mean_centred
 from picollm.evals.questions import Question, Score, answer, batches, common_prefix, common_suffix, right, score
-from picollm.model.config import shape
 from picollm.model.gpt import GPT
-from picollm.model.init import build
 
 V, T = 61, 24
 
 
 @pytest.fixture(scope="module", params=["L", "SSSL"])
 def model(request: pytest.FixtureRequest) -> GPT:
-    """A small model whose weights are all alive."""
-    made = build(shape(2, V, T, request.param), seed=3, device="cpu")
-    noise = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.add_(torch.randn(weight.shape, generator=noise) * 0.2)
-    return made.eval()
+    return alive(V, T, request.param)
 
 
 ids = st.integers(0, V - 1)

@@ -4,26 +4,19 @@ import math
 
 import pytest
 import torch
+from tests.alive import alive
 
 from picollm.errors import UsageError
 from picollm.infer.engine import Engine, Finish, Request
 from picollm.infer.sample import GREEDY, Sampling, likeliest, log_probability, sample
-from picollm.model.config import shape
 from picollm.model.gpt import GPT
-from picollm.model.init import build
 
 V, T = 61, 48
 
 
 @pytest.fixture(scope="module", params=["L", "SSSL"])
 def model(request: pytest.FixtureRequest) -> GPT:
-    """A small model whose weights are all alive: an untrained one says the same to every prompt."""
-    made = build(shape(2, V, T, request.param), seed=3, device="cpu")
-    noise = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in made.parameters():
-            weight.add_(torch.randn(weight.shape, generator=noise) * 0.2)
-    return made.eval()
+    return alive(V, T, request.param)
 
 
 def naive(model: GPT, request: Request, count: int) -> list[int]:
