@@ -12,8 +12,8 @@ WAITING = {
     "K38": "train without Triton: a GPU; without a C++ compiler on a CPU it is tested",
     "K39": "`speedrun`: after the first release",
     "K46": "`chat --compare`: the chat issue (F)",
-    "K49": "CUDA's own refusal: a GPU; going on with half the rows (--auto-batch) once the system has refused: in 3 of 13 "
-    "tries the loader's new thread was refused as well; the refusal itself is tested",
+    "K49": "CUDA's own refusal: a GPU; going on with half the rows (--auto-batch) once the system has refused: the "
+    "loader's new thread was refused as well in 3 of 13 tries; the refusal itself is tested",
 }
 
 
