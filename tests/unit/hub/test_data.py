@@ -103,15 +103,15 @@ def test_validation_keeps_its_documents_when_more_files_arrive(home: Path, run: 
         (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     folder = tmp_path / "growing"
     folder.mkdir()
-    held = []
-    assert run("tok", "train", str(tmp_path / "0.jsonl"), "--vocab-size", "300", "-o", "tokenizers/small")[0] == 0
+    held, small = [], str(tmp_path / "small")
+    assert run("tok", "train", str(tmp_path / "0.jsonl"), "--vocab-size", "300", "-o", small)[0] == 0
     for count in (2, 4):
         for file in range(count):
             shutil.copy(tmp_path / f"{file}.jsonl", folder)
-        out = f"shards/of-{count}"
-        code, _, err = run("shard", str(folder), "--val-ppm", "100000", "--tokenizer", "tokenizers/small", "-o", out)
+        out = tmp_path / f"of-{count}"
+        code, _, err = run("shard", str(folder), "--val-ppm", "100000", "--tokenizer", small, "-o", str(out))
         assert code == 0, err
-        held.append(documents(Path(out)))
+        held.append(documents(out))
     assert held[0]
     assert held[0] < held[1]
     assert {text for text in held[1] if text < "document 2"} == held[0]
