@@ -57,9 +57,9 @@ page:
 # exactly what .ci/run calls
 ci: test check docs smoke page
 
-# the kill campaign by hand: N kills of a sharding process, seed and figures as JSON
-crash N="1000":
-    python -m tests.campaigns.crash --kills {{ N }}
+# N kills of a sharding process, failing calls, every way to make a set; `--json FILE` keeps its place
+crash N="1000" *ARGS:
+    python -m tests.campaigns.crash --kills {{ N }} {{ ARGS }}
 
 # a kill before each call of the shard protocol, and each call failing: every point, twice; needs strace
 crashpoints:

@@ -1,7 +1,9 @@
 """Kill a sharding process at random times, many times: `just crash 1000`. The end must equal an unbroken run.
 
 After each kill everything committed is read with the plain twin. When a set is finished it is compared, most of it is
-removed, and the kills go on. Prints JSON.
+removed, and the kills go on; a tenth as often, a call of the protocol fails instead, in one of four threads. Every
+other way to make the set must end in the same bytes, too. Prints JSON; with `--json FILE` the figures so far are kept
+there, and the same command goes on from them.
 """
 
 import argparse
@@ -9,19 +11,29 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.campaigns import ways
 from tests.reference import shard_reader
 
+from picollm.runtime import durable
 from picollm.tok.train import train_on_texts
 
 GIVE_UP_SECONDS = 120.0
 FILES, DOCUMENTS = 8, 1_500  # about 40 segments
 WORKERS = 4
+FAULTS = [
+    (names, error)
+    for names in ("write", "fsync,fdatasync", "?rename,renameat,renameat2", "?unlink,unlinkat")
+    for error in ("ENOSPC", "EIO")
+]
+MOST_CALLS = 40  # of one kind that a thread makes, about
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -76,60 +88,135 @@ def check_what_is_there(out: Path) -> int:
     return len(records)
 
 
-def crash(home: Path, kills: int, seed: int) -> dict[str, object]:
-    """Kill `kills` builds of `home/source` (with a tokenizer in `home/tokenizers`), finish the last, compare."""
-    chance = random.Random(seed)
-    begun = time.monotonic()
-    finish(home, "unbroken")
-    whole = time.monotonic() - begun
-    wanted = tree(home / "unbroken")
-    out = home / "killed"
-    killed, finished, differing, partly = 0, 0, 0, 0
-    while killed < kills:
-        process = subprocess.Popen(
-            command("killed", "--workers", str(WORKERS)),
-            cwd=home,
-            env=environment(home),
+@dataclass
+class Figures:
+    """What happened so far. A try draws its moment from (seed, tries), so that a campaign that goes on is the same."""
+
+    seed: int
+    tries: int = 0
+    kills: int = 0
+    killed_with_some_segments: int = 0
+    faults: int = 0
+    faults_that_ended_it: int = 0
+    finished_between: int = 0
+    differences: int = 0
+    left_in_the_making: int = 0
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        return not self.differences and not self.left_in_the_making
+
+
+class Campaign:
+    """Builds of `home/source`, with a tokenizer in `home/tokenizers`, into `home/killed`."""
+
+    def __init__(self, home: Path, figures: Figures) -> None:
+        self.home, self.figures, self.out = home, figures, home / "killed"
+        begun = time.monotonic()
+        finish(home, "unbroken")
+        self.whole = time.monotonic() - begun  # seconds
+        self.wanted = tree(home / "unbroken")
+        self.segments = len(list((home / "unbroken").glob("segment_*.json")))
+
+    def start(self, *under: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*under, *command("killed", "--workers", str(WORKERS))],
+            cwd=self.home,
+            env=environment(self.home) | {"PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def once(self, *, faulty: bool) -> None:
+        """One build that is killed, or in which a call fails, unless it is over before."""
+        figures = self.figures
+        chance = random.Random(f"{figures.seed} {figures.tries}")
+        figures.tries += 1
+        if faulty:
+            self.fail(chance)
+            return
+        process, begun = self.start(), time.monotonic()
         try:
-            process.wait(chance.uniform(0.2, 1.1) * whole)
-            finished += 1
-            differing += tree(out) != wanted
-            for path in [out / "manifest.json", *out.glob("segment_*.json")]:
-                path.unlink()  # all over again, over files that are there
+            process.wait(chance.uniform(0.2, 1.1) * self.whole)
+            self.whole = (3 * self.whole + time.monotonic() - begun) / 4  # the machine may be busier or quieter now
+            self.again()
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            killed += 1
-            partly += 0 < check_what_is_there(out) < len(list((home / "unbroken").glob("segment_*.json")))
-    finish(home, "killed")
-    differing += tree(out) != wanted
-    return {
-        "seed": seed,
-        "kills": killed,
-        "killed_with_some_segments": partly,
-        "finished_between": finished,
-        "differences": differing,
-        "left_in_the_making": len(in_the_making(out)),
-        "seconds": round(time.monotonic() - begun),
-    }
+            figures.kills += 1
+            figures.killed_with_some_segments += 0 < check_what_is_there(self.out) < self.segments
+
+    def fail(self, chance: random.Random) -> None:
+        """A build in which the n-th call of each thread fails."""
+        names, error = chance.choice(FAULTS)
+        fault = f"inject={names}:error={error}:when={chance.randrange(1, MOST_CALLS)}"
+        under = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", f"trace={names}", "-e", fault]
+        code = self.start(*under).wait(GIVE_UP_SECONDS)
+        assert code >= 0, f"{fault}: ended by signal {-code}"
+        check_what_is_there(self.out)
+        self.figures.faults += 1
+        if code:
+            self.figures.faults_that_ended_it += 1
+        else:
+            self.again()
+
+    def again(self) -> None:
+        """Compare a finished set and start all over, over files that are there."""
+        self.figures.finished_between += 1
+        self.figures.differences += tree(self.out) != self.wanted
+        for path in [self.out / "manifest.json", *self.out.glob("segment_*.json")]:
+            path.unlink()
+
+    def end(self) -> None:
+        """Finish what the last kill left, and compare."""
+        finish(self.home, "killed")
+        self.figures.differences += tree(self.out) != self.wanted
+        self.figures.left_in_the_making += len(in_the_making(self.out))
+
+
+def crash(home: Path, kills: int, figures: Figures, *, faults: bool, keep: Path | None = None) -> Figures:
+    """Kill builds until there were `kills`, finish the last, compare. `faults`: a failing call for every ten kills.
+    `keep`: where the figures are written after each."""
+    campaign, before = Campaign(home, figures), figures.seconds
+    begun = time.monotonic()
+    while figures.kills < kills and figures.good:
+        campaign.once(faulty=faults and figures.faults < figures.kills // 10)
+        figures.seconds = round(before + time.monotonic() - begun, 1)
+        if keep:
+            durable.write(keep, json.dumps(asdict(figures)).encode())
+    campaign.end()
+    return figures
+
+
+def prepare(home: Path) -> None:
+    """A tokenizer and a source."""
+    train_on_texts(["document 0 1 2 3 4 5 6 7 8 9 " * 10], 270).save(home / "tokenizers" / "tiny")
+    write_source(home / "source")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--replay", type=int, default=None, metavar="SEED")
+    parser.add_argument("--json", type=Path, help="keep the figures here, and go on from them")
     said = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if said.replay is None else said.replay
+    figures = Figures(random.SystemRandom().randrange(2**32) if said.replay is None else said.replay)
+    if said.json and said.json.exists():
+        kept = json.loads(said.json.read_bytes())
+        figures = Figures(**{name: kept[name] for name in asdict(figures)})
+    elif said.json:
+        said.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        train_on_texts(["document 0 1 2 3 4 5 6 7 8 9 " * 10], 270).save(home / "tokenizers" / "tiny")
-        write_source(home / "source")
-        result = crash(home, said.kills, seed)
-    print(json.dumps(result))
-    raise SystemExit(1 if result["differences"] or result["left_in_the_making"] else 0)
+        prepare(home)
+        crash(home, said.kills, figures, faults=shutil.which("strace") is not None, keep=said.json)
+        fingerprints = ways.fingerprints(home / "source", home / "tokenizers" / "tiny", home / "ways")
+    result = {**asdict(figures), "fingerprints": fingerprints}
+    if said.json:
+        durable.write(said.json, (json.dumps(result, indent=1) + "\n").encode())
+    print(json.dumps(result, indent=1))
+    raise SystemExit(0 if figures.good and len(set(fingerprints.values())) == 1 else 1)
 
 
 if __name__ == "__main__":

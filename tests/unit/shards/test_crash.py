@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.campaigns.crash import (
     GIVE_UP_SECONDS,
+    Figures,
     check_what_is_there,
     command,
     crash,
@@ -57,9 +58,9 @@ def start(home: Path, *options: str, limit: Callable[[], None] | None = None) ->
 @pytest.mark.timeout(1200)
 @pytest.mark.row("S2")
 def test_after_fifty_kills_at_random_times_the_rerun_ends_in_the_same_bytes(home: Path) -> None:
-    found = crash(home, KILLS, SEED)
-    assert (found["kills"], found["differences"], found["left_in_the_making"]) == (KILLS, 0, 0)
-    assert found["killed_with_some_segments"]
+    found = crash(home, KILLS, Figures(SEED), faults=False)
+    assert (found.kills, found.differences, found.left_in_the_making) == (KILLS, 0, 0)
+    assert found.killed_with_some_segments
 
 
 @pytest.mark.slow
