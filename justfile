@@ -81,6 +81,18 @@ soak N="200":
 ranks N="50":
     python -m tests.campaigns.ranks --count {{ N }}
 
+# how well a million tokens teach depth 4, beside AdamW only and a plain GPT-2: 9 runs and a search, about 90 minutes
+learn FOLDER="dev/records/learning" SEEDS="3":
+    python -m tests.campaigns.learn {{ FOLDER }} --seeds {{ SEEDS }}
+
+# how activations grow with the width after ten steps, 128 to 1,024: the bounds that let rates transfer
+coords FOLDER="dev/records/transfer":
+    python -m tests.campaigns.coords {{ FOLDER }}
+
+# the best learning rate at depth 2, 4 and 6, and the floor of short runs; trials that are there are not made again
+transfer FOLDER="dev/records/transfer":
+    python -m tests.campaigns.transfer {{ FOLDER }}
+
 # benches: just bench rust (criterion) | plan (predicted against actual) | startup | load, data
 bench NAME="rust" *ARGS:
     {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}
