@@ -2,9 +2,9 @@
 
     python -m tests.campaigns.learn FOLDER [--seeds 3]
 
-Same corpus (openstax), vocabulary (4,096), rows, order and validation rows for all arms. Our rates come from the scaling
-rules, untouched; those of the other two are searched first on a quarter of the tokens (grid of ×2, grown while the best
-is at an end). A process per run, one thread each; runs whose JSON is in FOLDER are not made again. Writes
+Same corpus (openstax), vocabulary (4,096), rows, order and validation rows for all arms. Our rates come from the
+scaling rules, untouched; those of the other two are searched first on a quarter of the tokens (grid of ×2, grown while
+the best is at an end). A process per run, one thread each; runs whose JSON is in FOLDER are not made again. Writes
 `learning.json`, `learning.svg`, `table.md`.
 """
 
@@ -58,8 +58,8 @@ def summary(found: dict[str, list[Found]]) -> dict[str, dict[str, object]]:
         needed = [tokens_to(mine, run["curve"][-1][1]) for mine, run in zip(found["ours"], runs, strict=True)]
         rows[arm] = {
             "bpb": ends, "mean": statistics.mean(ends), "sd": statistics.stdev(ends) if len(ends) > 1 else None,
-            "rate": runs[0]["matrix_rate"], "parameters": runs[0]["parameters"], "skipped": [run["skipped"] for run in runs],
-            "ours_needs_tokens": needed,
+            "rate": runs[0]["matrix_rate"], "parameters": runs[0]["parameters"],
+            "skipped": [run["skipped"] for run in runs], "ours_needs_tokens": needed,
         }  # fmt: skip
     return rows
 
@@ -92,9 +92,8 @@ def table(rows: dict[str, dict[str, object]]) -> str:
         tokens = f"{statistics.mean(needed):,.0f}" if needed and arm != "ours" else "–"
         spread = "–" if row["sd"] is None else f"{row['sd']:.4f}"
         each = ", ".join(f"{end:.4f}" for end in ends)
-        said.append(
-            f"| {ARMS[arm]} | {row['rate']:.3g} | {row['parameters']:,} | {row['mean']:.4f} | {spread} | {each} | {tokens} |"
-        )
+        cells = [ARMS[arm], f"{row['rate']:.3g}", f"{row['parameters']:,}", f"{row['mean']:.4f}", spread, each, tokens]
+        said.append(f"| {' | '.join(cells)} |")
     return "\n".join(said) + "\n"
 
 

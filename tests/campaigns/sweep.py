@@ -22,7 +22,7 @@ Found = dict[str, Any]
 
 
 class Sweep:
-    """Trials whose figures lie in `folder`, one JSON each; tokenizer and shards are made anew, always the same bytes."""
+    """Trials whose figures lie in `folder`, one JSON each; tokenizer and shards are made anew, to the same bytes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

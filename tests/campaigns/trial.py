@@ -1,7 +1,7 @@
 """One short training run of one arm, as a process of its own: `python -m tests.campaigns.trial JOB OUT`.
 
-JOB is JSON (`Job`); OUT gets the losses and the validation curve when the run is whole, so a file that is there need not
-be made again. Figures are losses, not times: how busy the machine is does not matter.
+JOB is JSON (`Job`); OUT gets the losses and the validation curve when the run is whole, so a file that is there need
+not be made again. Figures are losses, not times: how busy the machine is does not matter.
 
 Arms: `ours`, as `picollm train` trains; `adamw`, the same model and rates with every matrix by AdamW too; `gpt2`, the
 plain model of tests/reference. All read the same rows in the same order, and validate on the same ones.
