@@ -144,8 +144,7 @@ def read_prefixes(model: GPT, questions: Sequence[Question], room: int) -> Cache
         return None
     device = model.embed.weight.device
     cache = Cache(model.config, len(prefixes), widest, model.compute_dtype, device)
-    model.hidden(padded(prefixes, device), cache=cache)
-    cache.truncate([len(prefix) for prefix in prefixes])
+    model.hidden(padded(prefixes, device), cache=cache, counts=[len(prefix) for prefix in prefixes])
     return cache.copied([row for row, question in enumerate(questions) for _ in question.ends], widest + room)
 
 

@@ -1,10 +1,10 @@
-"""Tokens → tokens: prefill once, then one token at a time through the cache of keys and values.
+"""Tokens → tokens: prompts are read once, then every step gives each live request one token through the cache.
 
 The context is the model's `seq_len`: a prompt must leave room for one token, and an answer ends where the context
-does. Nothing slides and nothing is dropped here; whoever keeps a conversation decides what to forget.
+does. Nothing is dropped here; whoever keeps a conversation decides what to forget.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from picollm.conversation import Encoder
-from picollm.errors import UsageError
+from picollm.errors import PicoError, UsageError
 from picollm.infer.sample import Sampling, likeliest, log_probability, sample
 from picollm.model.cache import Cache
 from picollm.model.gpt import GPT
@@ -29,22 +29,31 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """What to continue and how. `max_tokens` None: as far as the context goes; stop tokens are not part of the text."""
+    """What to continue and how. `max_tokens` None: as far as the context goes; stop tokens are not part of the text.
+
+    interject: the answer's ids so far → ids that are put after them without asking the model, such as what a call of
+    the calculator gave.
+    """
 
     prompt: tuple[int, ...]
     how: Sampling
     max_tokens: int | None = None
     stops: frozenset[int] = frozenset()
     alternatives: int = 0  # the likeliest tokens to report at each place
+    interject: Callable[[Sequence[int]], Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token and what the model itself gave it, in nats, before any rule of sampling."""
+    """A token and what the model itself gave it, in nats, before any rule of sampling.
+
+    said: whether the model chose it; a token that was interjected has no log-probability (0).
+    """
 
     id: int
-    log_probability: float
+    log_probability: float = 0.0
     alternatives: tuple[tuple[int, float], ...] = ()
+    said: bool = True
 
 
 class Engine:
@@ -65,18 +74,22 @@ class Engine:
 
         Raises UsageError for a prompt that is empty, does not fit or holds ids that the model does not have.
         """
-        return Generation(Rows(self, [request]))
+        return Generation(self, Answer(request, self))
 
     def complete(self, requests: Sequence[Request]) -> list["Answer"]:
         """All answers, decoded together. A row's noise does not depend on its neighbours."""
-        rows = Rows(self, requests)
-        while rows.going:
-            rows.step()
-        return rows.answers
+        answers = [Answer(request, self) for request in requests]
+        batch = Batch(self, len(answers), max((answer.longest for answer in answers), default=1))
+        batch.join(answers)
+        while batch.live:
+            batch.step()
+        for answer in answers:
+            answer.check()
+        return answers
 
 
 class Answer:
-    """The tokens of one request so far; once no more come, `finish` says why."""
+    """The tokens of one request so far. Once no more come, `finish` says why, or `error` what went wrong."""
 
     def __init__(self, request: Request, engine: Engine) -> None:
         check(request, engine)
@@ -86,66 +99,117 @@ class Answer:
         self.most = min(room, wanted)
         self.at_most = Finish.LENGTH if wanted <= room else Finish.CONTEXT
         self.tokens: list[Token] = []
+        self.read = 0  # tokens of prompt and answer that the model has seen
         self.finish: Finish | None = None
+        self.error: PicoError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of prompt and answer, at most."""
+        return len(self.request.prompt) + self.most
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+    def unread(self) -> Sequence[int]:
+        """What the model has not seen yet: the prompt, then the last token and what was interjected after it."""
+        prompt = self.request.prompt
+        if self.read < len(prompt):
+            return (*prompt[self.read :], *self.ids)
+        return [token.id for token in self.tokens[self.read - len(prompt) :]]
 
     def take(self, logits: Tensor) -> None:
-        """Draw the next token from its logits (V,), on the host."""
+        """Draw the next token from its logits (V,), on the host. A failure is this answer's own: see `error`."""
         request = self.request
-        chosen = sample(logits, request.how, len(request.prompt) + len(self.tokens))
+        try:
+            chosen = sample(logits, request.how, len(request.prompt) + len(self.tokens))
+        except PicoError as error:
+            self.error = error
+            return
         if chosen in request.stops:
             self.finish = Finish.STOP
             return
         others = tuple(likeliest(logits, request.alternatives)) if request.alternatives else ()
         self.tokens.append(Token(chosen, log_probability(logits, chosen), others))
+        if request.interject is not None:
+            room = self.most - len(self.tokens)
+            self.tokens += [Token(id, said=False) for id in request.interject(self.ids)[:room]]
         if len(self.tokens) == self.most:
             self.finish = self.at_most
 
+    def check(self) -> None:
+        """Raises what the answer ended with, if that was an error."""
+        if self.error is not None:
+            raise self.error
 
-class Rows:
-    """Requests that are decoded together: prompts of any lengths, padded on the right and cut back in the cache."""
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+class Batch:
+    """Up to `most` answers that grow together; they join and leave between steps. capacity: tokens of the longest."""
+
+    def __init__(self, engine: Engine, most: int, capacity: int) -> None:
         self.engine = engine
-        self.answers = [Answer(request, engine) for request in requests]
-        capacity = max(len(answer.request.prompt) + answer.most for answer in self.answers)
-        longest = max(len(answer.request.prompt) for answer in self.answers)
-        self.cache = Cache(
-            engine.config, len(requests), max(capacity, longest), engine.model.compute_dtype, engine.device
-        )
+        self.live: list[Answer] = []
+        self.cache = Cache(engine.config, 0, capacity, engine.model.compute_dtype, engine.device, most=most)
 
     @property
-    def going(self) -> bool:
-        return any(answer.finish is None for answer in self.answers)
+    def free(self) -> int:
+        return self.cache.most - len(self.live)
+
+    @torch.inference_mode()
+    def join(self, answers: Sequence[Answer]) -> None:
+        """Read the prompts side by side and write the first token of each; who has not ended stays."""
+        assert len(answers) <= self.free
+        if not answers:
+            return
+        engine = self.engine
+        longest = max(len(answer.request.prompt) for answer in answers)
+        prompts = Cache(engine.config, len(answers), longest, engine.model.compute_dtype, engine.device)
+        self._read(answers, prompts)
+        for row, answer in enumerate(answers):
+            if not answer.ended:
+                self.cache.append(prompts, row)
+                self.live.append(answer)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One more token for every row that has not ended; a row that has ended holds nothing any more."""
-        fed = [self.unread(answer) for answer in self.answers]
-        width = max(map(len, fed))
-        ids = torch.tensor([[*row, *(0,) * (width - len(row))] for row in fed], device=self.engine.device)
-        before = self.cache.lengths
-        hidden = self.engine.model.hidden(ids, cache=self.cache)
-        last = torch.tensor([max(0, len(row) - 1) for row in fed], device=self.engine.device)
-        logits = self.engine.model.head(hidden[torch.arange(len(fed), device=self.engine.device), last]).float().cpu()
-        for row, answer in enumerate(self.answers):
-            if answer.finish is None:
-                answer.take(logits[row])
-        ended = [answer.finish is not None for answer in self.answers]
-        self.cache.truncate([0 if ended[row] else before[row] + len(fed[row]) for row in range(len(fed))])
+        """One more token for every live answer; who has ended leaves."""
+        self._read(self.live, self.cache)
+        for answer in [answer for answer in self.live if answer.ended]:
+            self.leave(answer)
 
-    def unread(self, answer: Answer) -> tuple[int, ...]:
-        """What the model has not yet read of a row."""
-        if answer.finish is not None:
-            return ()
-        return (answer.tokens[-1].id,) if answer.tokens else answer.request.prompt
+    def leave(self, answer: Answer) -> None:
+        """Forget an answer, whether it has ended or not."""
+        row = self.live.index(answer)
+        self.cache.drop(row)
+        self.live[row] = self.live[-1]
+        del self.live[-1]
+
+    def _read(self, answers: Sequence[Answer], cache: Cache) -> None:
+        """What each answer has unread goes through the model, and its next token comes of it."""
+        fed = [answer.unread() for answer in answers]
+        counts = [len(row) for row in fed]
+        width = max(counts)
+        device = self.engine.device
+        ids = torch.tensor([[*row, *(0,) * (width - len(row))] for row in fed], device=device)
+        hidden = self.engine.model.hidden(ids, cache=cache, counts=counts)
+        last = hidden[torch.arange(len(fed), device=device), torch.tensor(counts, device=device) - 1]
+        logits = self.engine.model.head(last).float().cpu()
+        for row, answer in enumerate(answers):
+            answer.read += counts[row]
+            answer.take(logits[row])
 
 
 class Generation(Iterator[Token]):
     """The tokens of one answer as they come; afterwards `finish` says why it ended. Dropping it ends the work."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        [self.answer] = rows.answers
+    def __init__(self, engine: Engine, answer: Answer) -> None:
+        self.answer = answer
+        self.batch = Batch(engine, 1, answer.longest)
         self.handed_out = 0
 
     @property
@@ -153,9 +217,13 @@ class Generation(Iterator[Token]):
         return self.answer.finish
 
     def __next__(self) -> Token:
-        if self.finish is None and self.handed_out == len(self.answer.tokens):
-            self.rows.step()
+        if self.handed_out == len(self.answer.tokens) and not self.answer.ended:
+            if self.batch.live:
+                self.batch.step()
+            else:
+                self.batch.join([self.answer])
         if self.handed_out == len(self.answer.tokens):
+            self.answer.check()
             raise StopIteration
         self.handed_out += 1
         return self.answer.tokens[self.handed_out - 1]

@@ -78,7 +78,8 @@ class Attention(nn.Module):
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         if context.span is None:
             return context.attend(q, k, v, self.window, context.documents)
-        keys, values = context.span.store(self.layer, k, v)
         if context.span.whole:
+            context.span.keep(self.layer, k, v)
             return context.attend(q, k, v, self.window)
+        keys, values = context.span.join(self.layer, k, v)
         return attend(q, keys.to(q.dtype), values.to(q.dtype), context.span.mask(self.window, q.dtype))

@@ -1,5 +1,7 @@
 """The network: embedding, blocks on a stream that remembers its start, an untied head."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
@@ -87,13 +89,20 @@ class GPT(nn.Module):
             self.smear_gate = Linear(config.smear_channels, 1)
             self.smear_scale = nn.Parameter(torch.empty(1))
 
-    def hidden(self, idx: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def hidden(
+        self,
+        idx: Tensor,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> Tensor:
         """The final normed stream (B, T, C), in the compute dtype.
 
-        documents (B, T): ids of documents, which then do not see each other. cache: idx follows what it holds.
+        documents (B, T): ids of documents, which then do not see each other. cache: idx follows what it holds, and of
+        row b the first `counts[b]` ids are kept there.
         """
         assert documents is None or cache is None
-        span = None if cache is None else cache.extend(idx)
+        span = None if cache is None else cache.extend(idx, counts)
         marks = None if documents is None else Documents(documents)
         x0 = self._embedded(idx)
         if self.config.smear:

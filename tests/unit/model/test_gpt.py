@@ -257,8 +257,7 @@ def test_prompts_of_different_lengths_share_a_cache(variant: str) -> None:
     row = ids()
     with torch.no_grad():
         cache = Cache(model.config, 2, 20)
-        model.logits(row[:, :9], cache)
-        cache.truncate([4, 9])
+        model.hidden(row[:, :9], cache=cache, counts=[4, 9])
         found = model.logits(torch.stack((row[0, 4:7], row[1, 9:12])), cache)
         torch.testing.assert_close(found[0], model.logits(row[:1, :7])[0, 4:], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found[1], model.logits(row[1:, :12])[0, 9:], rtol=1e-4, atol=1e-4)
