@@ -232,5 +232,5 @@ def render_prompt(conversation: Conversation, encoder: Encoder) -> tuple[int, ..
 
 def end_of_turn(encoder: Encoder) -> frozenset[int]:
     """Ids after which the assistant's turn is over: its end token, and any token that only another party may write."""
-    names = (BOS, "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>")
+    names = (BOS, "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>", "<|output_start|>")
     return frozenset(encoder.specials[name] for name in names)

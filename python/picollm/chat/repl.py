@@ -4,13 +4,16 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from picollm.ckpt import protocol
 from picollm.ckpt.store import load_model
 from picollm.conversation import BOS, Conversation, Message, Role, end_of_turn, render_prompt
 from picollm.errors import PicoError, UsageError
+from picollm.infer.calculator import Calculator, Voice
 from picollm.infer.engine import Engine, Finish, Generation, Request, Speech, text_of
 from picollm.infer.sample import Sampling
+from picollm.infer.spoken import Piece, parts_of, shown, spoken
 from picollm.model.counts import count
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -34,12 +37,19 @@ def printable(text: str) -> str:
     return "".join(kept)
 
 
+class Tongue(Speech, Voice, Protocol):
+    """A tokenizer that reads, speaks as it goes, and reads back."""
+
+
 @dataclass
 class Talk:
-    """A model and what has been said. A base model (`chats` False) only continues text and remembers nothing."""
+    """A model and what has been said. A base model (`chats` False) only continues text and remembers nothing.
+
+    A model that answers has a calculator.
+    """
 
     engine: Engine
-    tokenizer: Speech
+    tokenizer: Tongue
     chats: bool
     how: Sampling
     max_tokens: int
@@ -56,16 +66,21 @@ class Talk:
         asked = self.ask(text)
         prompt, asked, self.forgotten = self.fit(asked)
         stops = end_of_turn(self.tokenizer)
-        self.last = self.engine.start(Request(prompt, self.how, self.max_tokens, stops))
-        written: list[str] = []
-        try:
-            for piece in text_of(self.last, self.tokenizer.stream()):
+        request = Request(prompt, self.how, self.max_tokens, stops, interject=Calculator(self.tokenizer))
+        self.last = self.engine.start(request)
+        written: list[Piece] = []
+
+        def heard() -> Iterator[Piece]:
+            assert self.last is not None
+            for piece in spoken(self.last, self.tokenizer):
                 written.append(piece)
                 yield piece
+
+        try:
+            yield from shown(heard())
         finally:
-            answer = "".join(written)
-            if answer:
-                self.said = asked.and_then(Message.of(Role.ASSISTANT, answer))
+            if written:
+                self.said = asked.and_then(Message(Role.ASSISTANT, parts_of(written)))
 
     def continuation(self, text: str) -> Iterator[str]:
         prompt = (self.tokenizer.specials[BOS], *self.tokenizer.encode(text))
