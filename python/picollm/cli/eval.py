@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     from picollm.ckpt.store import Loaded
     from picollm.evals.core import Bundle
     from picollm.evals.exam import Result
+    from picollm.evals.sandbox import Sandbox
 
 SCHEMA = "picollm-eval/1"
+CODE = "humaneval"
 LINE = "{:<34} {:>6} {:>7}  {:>8} {:>7}  {:>8}"
 
 
 @click.command("eval")
 @click.argument("model", required=False)
-@click.option("--task", "tasks", default="bpb", show_default=True, help="Comma list: bpb, core, arc-easy, mmlu, …")
-@click.option("--data", type=click.Path(path_type=Path), help="Where the tasks' files lie; bpb needs none.")
+@click.option(
+    "--task",
+    "tasks",
+    default="bpb",
+    show_default=True,
+    help="Comma list: bpb, core, arc-easy, arc-challenge, mmlu, gsm8k, humaneval.",
+)
+@click.option("--data", help="Where the tasks' files lie: a folder or hf://owner/name.  [default: each task's own]")
+@click.option("--allow-code-exec", is_flag=True, help="Run the code that the model writes (humaneval), in a sandbox.")
 @click.option("--max-per-task", type=COUNT, help="Ask only so many questions of each task.  [default: all]")
 @click.option("--batch-tokens", type=COUNT, default=8192, show_default=True, help="Tokens run at once.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
@@ -31,14 +40,15 @@ LINE = "{:<34} {:>6} {:>7}  {:>8} {:>7}  {:>8}"
 def command(
     model: str | None,
     tasks: str,
-    data: Path | None,
+    data: str | None,
+    allow_code_exec: bool,
     max_per_task: int | None,
     batch_tokens: int,
     as_json: bool,
     device: str,
     runs_dir: Path | None,
 ) -> None:
-    """Examine MODEL (a run; unsaid: the one that finished last): bits per byte, CORE, ARC, MMLU, GSM8K.
+    """Examine MODEL (a run; unsaid: the one that finished last): bits per byte, CORE, ARC, MMLU, GSM8K, HumanEval.
 
     The result also lies in the run's evals/, where `picollm report` finds it.
     """
@@ -51,40 +61,60 @@ def command(
     names = tuple(dict.fromkeys(name.strip() for name in tasks.split(",")))
     loaded = load_model(path, choose(device))
     check_tasks(names, loaded.meta.stage == "sft")
+    sandbox = open_sandbox(allow_code_exec) if CODE in names else None
     sources = find_sources(names, data)
     click.echo(f"{loaded.meta.path} · {loaded.meta.stage} · step {loaded.meta.step:,}", err=True)
     parts: dict[str, dict[str, Any]] = {}
     if "bpb" in names:
         parts["bpb"] = say_bpb(loaded, as_json)
-    exam = Exam(loaded, max_per_task, batch_tokens, as_json)
+    exam = Sitting(loaded, max_per_task, batch_tokens, as_json)
     if "core" in sources:
         parts["core"] = exam.core(sources["core"])
     if asked := {name: sources[name] for name in names if name in sources and name != "core"}:
-        parts["chat"] = exam.chat(asked)
+        parts["chat"] = exam.chat(asked, sandbox)
     keep(loaded.meta.path, parts)
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "checkpoint": str(loaded.meta.path), **parts}, indent=2))
 
 
-def find_sources(names: tuple[str, ...], data: Path | None) -> dict[str, Any]:
+def open_sandbox(allowed: bool) -> "Sandbox":
+    """Raises UsageError without consent, MissingError where code cannot be kept in."""
+    from picollm.evals.sandbox import Sandbox, require_consent
+
+    require_consent(allowed)
+    return Sandbox()
+
+
+def find_sources(names: tuple[str, ...], data: str | None) -> dict[str, Any]:
     """The bundle and files of the tasks that need any, all found before the first question. Raises MissingError."""
     from picollm.evals.chats import CHAT_TASKS
     from picollm.evals.core import Bundle
+    from picollm.evals.published import CORE_FILES, PREFIX, bring
     from picollm.evals.suite import find_file
+    from picollm.layout import cache_dir
 
-    if data is None and names != ("bpb",):
+    if data is None and "core" in names:
         raise MissingError(
-            f"no files for {', '.join(name for name in names if name != 'bpb')}",
-            hint="--data FOLDER with the CORE bundle (eval_bundle.zip), ARC-Easy-test.jsonl.gz, mmlu/test.jsonl.gz, …",
+            "no files for core: nobody publishes its bundle under a fixed commit",
+            hint="--data FOLDER with eval_bundle.zip or core.yaml, or --data hf://owner/name that holds it",
         )
     sources: dict[str, Any] = {}
     for name in names:
-        if data is not None and name == "core":
-            within = [data, *sorted(folder.parent for folder in data.glob("*/core.yaml"))]
-            sources[name] = Bundle(next((root for root in within if (root / "core.yaml").exists()), data))
-        elif data is not None and name in CHAT_TASKS:
-            sources[name] = find_file(data, CHAT_TASKS[name])
+        if name not in CHAT_TASKS and name != "core":
+            continue
+        task = CHAT_TASKS.get(name)
+        wanted = CORE_FILES if task is None else (task.published, task.pattern, f"*/{task.pattern}")
+        own = PREFIX + task.repo if task else ""
+        said = data or own
+        folder = bring(said, wanted, cache_dir()) if said.startswith(PREFIX) else Path(said)
+        sources[name] = Bundle(bundle_in(folder)) if task is None else find_file(folder, task)
     return sources
+
+
+def bundle_in(data: Path) -> Path:
+    """The folder with the bundle: this one, or one in it."""
+    within = [data, *sorted(folder.parent for folder in data.glob("*/core.yaml"))]
+    return next((root for root in within if (root / "core.yaml").exists()), data)
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -116,7 +146,7 @@ def say_bpb(loaded: "Loaded", quiet: bool) -> dict[str, Any]:
     return found.to_json()
 
 
-class Exam:
+class Sitting:
     """Questions put to one model, each task's line printed when it is done."""
 
     def __init__(self, loaded: "Loaded", most: int | None, batch_tokens: int, quiet: bool) -> None:
@@ -135,16 +165,16 @@ class Exam:
             results.append(result)
         return self.sum_up("CORE", results)
 
-    def chat(self, files: dict[str, Path]) -> dict[str, Any]:
+    def chat(self, files: dict[str, Path], sandbox: "Sandbox | None") -> dict[str, Any]:
         from picollm.evals.chats import CHAT_TASKS
-        from picollm.evals.suite import chat_result
+        from picollm.evals.suite import Exam
 
+        model, tokenizer, answers = self.loaded.model, self.loaded.tokenizer, self.loaded.meta.stage == "sft"
+        exam = Exam(model, tokenizer, answers, self.most, self.batch_tokens, sandbox)
         results = []
         for name, path in files.items():
-            task = CHAT_TASKS[name]
-            found = chat_result(self.loaded.model, self.loaded.tokenizer, task, path, self.most, self.batch_tokens)
-            self.line(found)
-            results.append(found)
+            results.append(exam.result(CHAT_TASKS[name], path))
+            self.line(results[-1])
         return self.sum_up("mean of these", results)
 
     def line(self, result: "Result") -> None:

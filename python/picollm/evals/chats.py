@@ -1,7 +1,7 @@
 """Tasks for models that answer: ARC and MMLU by the likeliest letter, GSM8K by the number that the answer ends with.
 
-The files are the ones that the data sets publish, as .jsonl or .jsonl.gz: ARC {question, choices{text, label},
-answerKey} (allenai/ai2_arc), MMLU {question, choices, answer} (cais/mmlu), GSM8K {question, answer} (openai/gsm8k).
+The rows are the ones that the data sets publish, as .jsonl, .jsonl.gz or .parquet: ARC {question, choices{text, label},
+answerKey}, MMLU {question, choices, answer}, GSM8K {question, answer}. HumanEval's are in `humaneval`.
 """
 
 import gzip
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from picollm.conversation import Conversation, Encoder, render_prompt
 from picollm.errors import CheckError
 from picollm.evals.questions import Question
@@ -20,6 +23,7 @@ from picollm.evals.questions import Question
 QUARTER = 0.25  # of four letters
 LETTERS = string.ascii_uppercase
 LARGEST_FILE = 1 << 28
+MOST_ROWS = 1_000_000
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 FINAL = "####"
 
@@ -28,20 +32,27 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class ChatTask:
-    """pattern: what its file is called, in the folder of data or in a folder of that. baseline: accuracy by chance."""
+    """pattern: what its file is called, in the folder of data or in a folder of that. baseline: accuracy by chance.
+
+    repo, published: where the Hub has it, and under what name there.
+    """
 
     name: str
     pattern: str
     baseline: float
+    repo: str
+    published: str
 
 
+ARC = "allenai/ai2_arc"
 CHAT_TASKS = {
     task.name: task
     for task in (
-        ChatTask("arc-easy", "ARC-Easy-test.jsonl*", QUARTER),
-        ChatTask("arc-challenge", "ARC-Challenge-test.jsonl*", QUARTER),
-        ChatTask("mmlu", "mmlu/test.jsonl*", QUARTER),
-        ChatTask("gsm8k", "gsm8k/test.jsonl*", 0.0),
+        ChatTask("arc-easy", "ARC-Easy-test.jsonl*", QUARTER, ARC, "ARC-Easy/test-*.parquet"),
+        ChatTask("arc-challenge", "ARC-Challenge-test.jsonl*", QUARTER, ARC, "ARC-Challenge/test-*.parquet"),
+        ChatTask("mmlu", "mmlu/test.jsonl*", QUARTER, "cais/mmlu", "all/test-*.parquet"),
+        ChatTask("gsm8k", "gsm8k/test.jsonl*", 0.0, "openai/gsm8k", "main/test-*.parquet"),
+        ChatTask("humaneval", "HumanEval.jsonl*", 0.0, "openai/openai_humaneval", "openai_humaneval/test-*.parquet"),
     )
 }
 
@@ -65,7 +76,10 @@ class Choice:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Item]]:
-    """(line number, object) of a .jsonl or .jsonl.gz file. Raises CheckError."""
+    """(line number, object) of a .jsonl, .jsonl.gz or .parquet file. Raises CheckError."""
+    if path.suffix == ".parquet":
+        yield from read_rows(path)
+        return
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
@@ -81,6 +95,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, Item]]:
         if not isinstance(value, dict):
             raise CheckError(f"{path} line {number}: not an object")
         yield number, value
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Item]]:
+    """(row number, object) of a parquet file. Raises CheckError."""
+    try:
+        table = pq.ParquetFile(path)
+        if table.metadata.num_rows > MOST_ROWS or path.stat().st_size > LARGEST_FILE:
+            raise CheckError(f"{path}: over {MOST_ROWS:,} rows or {LARGEST_FILE:,} bytes")
+        rows = table.read().to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise CheckError(f"{path}: not readable ({error})") from None
+    yield from enumerate(rows, 1)
 
 
 def choices(path: Path, most: int | None) -> tuple[list[Choice], int]:
