@@ -93,7 +93,7 @@ coords FOLDER="dev/records/transfer":
 transfer FOLDER="dev/records/transfer":
     python -m tests.campaigns.transfer {{ FOLDER }}
 
-# benches: just bench rust (criterion) | plan (predicted against actual) | startup | load, data
+# benches: just bench rust (criterion) | plan (predicted against actual) | train (tokens/s) | startup | load, data
 bench NAME="rust" *ARGS:
     {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}
 
