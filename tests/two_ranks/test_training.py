@@ -33,9 +33,9 @@ def torchrun(ranks: int, said: dict[str, Any], *options: str) -> subprocess.Comp
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=280)
 
 
-def two_ranks(folder: Path, *options: str, **said: Any) -> str:
-    """Train on two ranks, which end with equal weights; what they said on stderr."""
-    done = torchrun(2, {"folder": str(folder), "plan": PLAN, **said}, *options)
+def two_ranks(folder: Path, *options: str, ranks: int = 2, **said: Any) -> str:
+    """Train on two (or more) ranks, which end with equal weights; what they said on stderr."""
+    done = torchrun(ranks, {"folder": str(folder), "plan": PLAN, **said}, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     digests = json.loads((folder / "digests.json").read_text())
     assert len(set(digests)) == 1, "the ranks ended with different weights"
@@ -70,17 +70,13 @@ def test_two_ranks_train_as_one_process_does_in_float64(tmp_path: Path) -> None:
     assert furthest(losses(tmp_path / "two"), losses(tmp_path / "one")) <= 1e-10
 
 
-@pytest.mark.row("C10")
-def test_a_run_of_two_ranks_goes_on_with_one_from_the_same_bits(tmp_path: Path) -> None:
-    said = {**PLAN, "dtype": "fp64"}
-    two_ranks(tmp_path / "run", plan=said, stop_after=8)
-    path = protocol.newest(tmp_path / "run" / "checkpoints", pytest.fail)
+def handed_over(folder: Path, said: dict[str, Any], ranks: int) -> None:
+    """The newest checkpoint is one of so many ranks, and one process takes its optimizer state over bit for bit."""
+    path = protocol.newest(folder / "checkpoints", pytest.fail)
     assert path is not None
-    manifest = protocol.verify(path)
-    files = protocol.optimizer_files(path, manifest)
-    assert [file.name for file in files] == ["optim-r0of2.safetensors", "optim-r1of2.safetensors"]
-    plan = small_plan(**said)
-    parts = small_parts(plan, tmp_path / "run")
+    files = protocol.optimizer_files(path, protocol.verify(path))
+    assert [file.name for file in files] == [f"optim-r{rank}of{ranks}.safetensors" for rank in range(ranks)]
+    parts = small_parts(small_plan(**said), folder)
     restore(parts, path)
     with Tensors(files) as tensors:
         whole = parts.optimizer.state_dict()
@@ -90,9 +86,19 @@ def test_a_run_of_two_ranks_goes_on_with_one_from_the_same_bits(tmp_path: Path) 
             start, _, end = rows.rstrip("]").partition(":")
             mine = next(held for key, held in whole.items() if key.split("[")[0] == base)
             assert torch.equal(mine[int(start) : int(end)] if rows else mine, tensor), name
-    train_small(plan, tmp_path / "run")
+
+
+@pytest.mark.row("C10")
+def test_a_run_goes_on_from_one_process_to_two_to_four_and_back_from_the_same_bits(tmp_path: Path) -> None:
+    said = {**PLAN, "dtype": "fp64"}
+    plan, run = small_plan(**said), tmp_path / "run"
+    train_small(replace(plan, stop_after=Interval(5, "steps")), run)
+    for ranks, cap in ((2, 5), (4, 4)):  # --stop-after counts the steps of a session
+        two_ranks(run, ranks=ranks, plan=said, stop_after=cap)
+        handed_over(run, said, ranks)
+    train_small(plan, run)
     train_small(plan, tmp_path / "one")
-    assert furthest(losses(tmp_path / "run"), losses(tmp_path / "one")) <= 1e-10
+    assert furthest(losses(run), losses(tmp_path / "one")) <= 1e-10
 
 
 @pytest.mark.row("C5")
@@ -120,13 +126,3 @@ def test_a_nan_on_one_rank_is_skipped_by_all_and_that_rank_is_named(tmp_path: Pa
     assert line["tensors"] == ["lm_head.weight"]
     steps = [line for line in read(tmp_path / METRICS) if line["kind"] == "step"]
     assert [line["updates"] for line in steps[5:10]] == [6, 7, 7, 8, 9]
-
-
-@pytest.mark.row("C10")
-def test_a_run_of_one_process_goes_on_with_two_ranks(tmp_path: Path) -> None:
-    said = {**PLAN, "dtype": "fp64"}
-    plan = small_plan(**said)
-    train_small(replace(plan, stop_after=Interval(8, "steps")), tmp_path / "run")
-    two_ranks(tmp_path / "run", plan=said)
-    train_small(plan, tmp_path / "one")
-    assert furthest(losses(tmp_path / "run"), losses(tmp_path / "one")) <= 1e-10

@@ -139,12 +139,14 @@ def test_learning_by_heart_is_said_with_the_best_checkpoint(
 
 
 @pytest.mark.slow
-@pytest.mark.row("K49")
+@pytest.mark.row("K49", "C17")
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process's data is Linux's")
-def test_a_step_that_the_system_refuses_names_what_fits(home: Layout) -> None:
+def test_a_step_that_the_system_refuses_names_what_fits_and_the_checkpoint_before_it_loads(home: Layout) -> None:
     """The allocator is refused for real: this process may take ROOM MiB more and no further."""
-    words = ["--total-batch-size", str(2**17), "--device-batch-size", "4096", "--num-iterations", "1", "--seed", "3"]
-    words += ["--max-epochs", "100", "--name", "small"]
+    words = ["--total-batch-size", str(2**17), "--num-iterations", "2", "--seed", "3", "--max-epochs", "100"]
+    words += ["--name", "small"]
+    train(*words, "--device-batch-size", "256", "--stop-after", "1")
+    words += ["--device-batch-size", "4096"]
     code = (
         "import resource, sys, picollm.train.run, picollm.cli.train\n"
         "from picollm.cli.main import main\n"
@@ -162,6 +164,8 @@ def test_a_step_that_the_system_refuses_names_what_fits(home: Layout) -> None:
     assert done.returncode == 5, done.stderr
     assert re.search(r"fits: --device-batch-size \d+ \(accum x\d+, same result\)", done.stderr)
     assert json.loads((home.runs / "small" / "exit.json").read_text())["code"] == 5
+    train(*words[:-1], "256")
+    assert [step for step, _ in steps(home.runs / "small")] == [1, 2]
 
 
 def test_every_spelling_of_the_course_note_is_understood(

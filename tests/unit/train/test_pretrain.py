@@ -167,7 +167,7 @@ def test_a_failed_save_is_said_and_training_goes_on(
     assert "not saved at step 4" in (tmp_path / "train.log").read_text()
 
 
-@pytest.mark.row("L4")
+@pytest.mark.row("L4", "C11")
 @pytest.mark.parametrize(
     ("field", "kind"), [("shards_sha", FingerprintMismatch), ("tokenizer_sha256", TokenizerMismatch)]
 )

@@ -100,6 +100,7 @@ def test_a_run_is_resumed_by_its_name_alone(home: Layout, finished: Path) -> Non
     assert timeless(directory, "step", "eval") == timeless(finished, "step", "eval")
 
 
+@pytest.mark.row("C11")
 def test_the_batch_per_device_may_change_on_resume_and_the_learning_rate_may_not(home: Layout) -> None:
     directory = run_training(asked(name="changed", stop_after=Interval(2, "steps")), layout=home, screen=None)
     with pytest.raises(PlanMismatch, match=r"optim\.muon") as caught:
@@ -107,6 +108,28 @@ def test_the_batch_per_device_may_change_on_resume_and_the_learning_rate_may_not
     assert caught.value.exit_code == 2
     run_training(asked(name="changed", device_batch_size=8), layout=home, screen=None)
     assert json.loads((directory / "exit.json").read_text())["reason"] == "finished"
+
+
+@pytest.mark.row("C11")
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        ({"depth": 4}, "model.depth"), ({"hidden_size": 64}, "model.width"), ({"head_dim": 8}, "model.head_dim"),
+        ({"max_seq_len": 16}, "model.seq_len"), ({"window_pattern": "L"}, "model.window"), ({"dtype": "bf16"}, "dtype"),
+        ({"value_embeds": False}, "model.value_embeds"), ({"backout": False}, "model.backout"), ({"seed": 7}, "seed"),
+        ({"smear": True}, "model.smear"), ({"total_batch_size": 512}, "rows_per_step"),
+        ({"num_iterations": 9}, "steps"),
+        ({"packing": "concat"}, "packing"), ({"learning_rate": 0.4}, "optim.muon"), ({"weight_decay": 0.5}, "schedule"),
+        ({"warmup_steps": 3}, "schedule"), ({"warmdown_ratio": 0.1}, "schedule"), ({"val_tokens": 512}, "val_tokens"),
+    ],
+)  # fmt: skip
+def test_any_edit_that_changes_the_numbers_is_refused_by_name(
+    home: Layout, finished: Path, edit: dict[str, Any], named: str
+) -> None:
+    before = (finished / "plan.json").read_bytes()
+    with pytest.raises(PlanMismatch, match=named.replace(".", r"\.")):
+        run_training(asked(name="finished", **edit), layout=home, screen=None)
+    assert (finished / "plan.json").read_bytes() == before
 
 
 def test_the_same_request_has_the_same_name_and_never_starts_twice(home: Layout) -> None:
