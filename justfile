@@ -69,6 +69,11 @@ crashpoints:
 damage N="1000000":
     DAMAGE_CASES={{ N }} cargo test --locked --release --test damage -- --nocapture
 
+# N random and mutated inputs for each of split, encode, decode and the tokenizer file, beside their twins
+fuzz N="10000000" SEED="20261122":
+    FUZZ_CASES={{ N }} FUZZ_SEED={{ SEED }} cargo test --locked --release --quiet --test fuzz -- --nocapture --test-threads=1 \
+        | grep --line-buffered '^{'
+
 # peak memory of sharding against its promise
 memory:
     python -m tests.campaigns.memory

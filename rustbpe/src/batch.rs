@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::encode::{Cache, Encoder, Tokenizer};
+use crate::encode::{Cache, Encoder, Id, Tokenizer};
 use crate::split::safe_cut;
-use crate::{Control, Result};
+use crate::{Control, Error, Result};
 
 /// What one thread takes at a time, bytes.
 const TURN: usize = 1 << 18;
@@ -28,9 +28,9 @@ impl Caches {
 
 /// Ids of many texts: `parts` joined, of which text i has `offsets[i]..offsets[i + 1]`.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Encoded {
+pub struct Encoded<I> {
     /// Ids in order.
-    pub parts: Vec<Vec<u32>>,
+    pub parts: Vec<Vec<I>>,
     /// Where each text's ids start, and the last one's end.
     pub offsets: Vec<u64>,
 }
@@ -45,16 +45,20 @@ struct Part {
 /// Encode `texts` on `workers` threads; the result is that of one thread.
 ///
 /// # Errors
-/// [`crate::Error::Cancelled`].
-pub fn encode<T: AsRef<[u8]> + Sync>(
+/// [`Error::Invalid`] if the vocabulary holds ids that `I` does not, [`Error::Cancelled`].
+pub fn encode<I: Id, T: AsRef<[u8]> + Sync>(
     tokenizer: &Tokenizer,
     caches: &Caches,
     texts: &[T],
     workers: usize,
     ctl: &Control,
-) -> Result<Encoded> {
+) -> Result<Encoded<I>> {
+    if tokenizer.vocab().len() > I::COUNT {
+        let what = format!("{} ordinary tokens; ids of {} bytes end before", tokenizer.vocab().len(), size_of::<I>());
+        return Err(Error::Invalid { what });
+    }
     let turns = turns(texts);
-    let made: Vec<OnceLock<(Vec<u32>, Vec<usize>)>> = turns.iter().map(|_| OnceLock::new()).collect();
+    let made: Vec<OnceLock<(Vec<I>, Vec<usize>)>> = turns.iter().map(|_| OnceLock::new()).collect();
     let taken = AtomicUsize::new(0);
     let work = || {
         caches.with(tokenizer, |encoder| {
@@ -63,7 +67,7 @@ pub fn encode<T: AsRef<[u8]> + Sync>(
                 let bytes = parts.iter().map(|part| part.to - part.from).sum::<usize>();
                 let (mut ids, mut ends) = (Vec::with_capacity(bytes / 3), Vec::with_capacity(parts.len()));
                 for part in parts {
-                    encoder.encode(&texts[part.text].as_ref()[part.from..part.to], &mut ids);
+                    encoder.encode_as(&texts[part.text].as_ref()[part.from..part.to], &mut ids);
                     ends.push(ids.len());
                 }
                 let _ = made[turn].set((ids, ends)); // each turn is taken once

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Result;
 use crate::count::ShortPiece;
-use crate::split::{Pattern, for_each_piece};
+use crate::split::{Pattern, Sink, feed};
 use crate::vocab::{SPECIALS, Vocab, json};
 
 pub use cache::Cache;
@@ -107,6 +107,36 @@ impl Tokenizer {
     }
 }
 
+/// What ids are handed out as: `u16` or `u32`.
+pub trait Id: Copy + Default + Send + Sync + sealed::Sealed {
+    /// How many ids there are.
+    const COUNT: u32;
+    /// The id, which must be below [`Id::COUNT`].
+    fn of(id: u32) -> Self;
+}
+
+impl Id for u16 {
+    const COUNT: u32 = 1 << 16;
+    #[inline(always)]
+    fn of(id: u32) -> Self {
+        id as Self
+    }
+}
+
+impl Id for u32 {
+    const COUNT: u32 = u32::MAX;
+    #[inline(always)]
+    fn of(id: u32) -> Self {
+        id
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for u16 {}
+    impl Sealed for u32 {}
+}
+
 /// Encodes for one thread.
 #[derive(Debug)]
 pub struct Encoder<'t> {
@@ -118,20 +148,15 @@ impl Encoder<'_> {
     /// Append the ids of `text`, which is ordinary text whatever it spells: no special ever comes out.
     /// Any bytes will do; see [`crate::split`] for those that are not UTF-8.
     pub fn encode(&mut self, text: &[u8], out: &mut Vec<u32>) {
+        self.encode_as(text, out);
+    }
+
+    /// The same as ids of some width, in which all of the vocabulary must fit.
+    pub(crate) fn encode_as<I: Id>(&mut self, text: &[u8], out: &mut Vec<I>) {
         let Self { tokenizer, cache } = self;
-        let mut batch = Batch::default();
-        for_each_piece(tokenizer.pattern, text, |text, start, end| {
-            let key = ShortPiece::new(text, start, end).unwrap_or_default();
-            let home = cache.home(key);
-            cache.prefetch(home);
-            batch.pieces[batch.used] = Piece { key, home, bytes: &text[start..end] };
-            batch.used += 1;
-            if batch.used == BATCH {
-                batch.used = 0;
-                cache.append(&batch.pieces, &tokenizer.merger, out);
-            }
-        });
-        cache.append(&batch.pieces[..batch.used], &tokenizer.merger, out);
+        let mut batch = Batch { pieces: [Piece::default(); BATCH], used: 0, cache, merger: &tokenizer.merger, out };
+        feed(tokenizer.pattern, text, &mut batch);
+        batch.cache.append(&batch.pieces[..batch.used], batch.merger, batch.out);
     }
 
     /// The cache, for a later encoder of the same tokenizer.
@@ -143,14 +168,26 @@ impl Encoder<'_> {
 /// Pieces cut before the first of them is looked up, so that its place in the cache is there by then.
 const BATCH: usize = 64;
 
-struct Batch<'t> {
+struct Batch<'t, 'c, I> {
     pieces: [Piece<'t>; BATCH],
     used: usize,
+    cache: &'c mut Cache,
+    merger: &'c Merger,
+    out: &'c mut Vec<I>,
 }
 
-impl Default for Batch<'_> {
-    fn default() -> Self {
-        Self { pieces: [Piece::default(); BATCH], used: 0 }
+impl<'t, I: Id> Sink<'t> for &mut Batch<'t, '_, I> {
+    #[inline(always)]
+    fn piece(&mut self, text: &'t [u8], start: usize, end: usize) {
+        let key = ShortPiece::new(text, start, end).unwrap_or_default();
+        let home = self.cache.home(key);
+        self.cache.prefetch(home);
+        self.pieces[self.used % BATCH] = Piece { key, home, bytes: &text[start..end] };
+        self.used += 1;
+        if self.used == BATCH {
+            self.used = 0;
+            self.cache.append(&self.pieces, self.merger, self.out);
+        }
     }
 }
 

@@ -72,6 +72,19 @@ impl Pattern {
     }
 }
 
+/// Takes the pieces of a text, one after the other, as [`for_each_piece`] hands them out. Unlike a closure, a type can
+/// ask to be inlined.
+pub(crate) trait Sink<'t> {
+    fn piece(&mut self, text: &'t [u8], start: usize, end: usize);
+}
+
+impl<'t, F: FnMut(&'t [u8], usize, usize)> Sink<'t> for F {
+    #[inline(always)]
+    fn piece(&mut self, text: &'t [u8], start: usize, end: usize) {
+        self(text, start, end);
+    }
+}
+
 /// Hand every piece of `text` to `each`, in order, as (the valid stretch it lies in, start, end).
 /// Getting the stretch and not the slice alone lets callers read past a short piece.
 ///
@@ -83,6 +96,12 @@ impl Pattern {
 /// assert_eq!(pieces, expected);
 /// ```
 pub fn for_each_piece<'t>(pattern: Pattern, text: &'t [u8], each: impl FnMut(&'t [u8], usize, usize)) {
+    feed(pattern, text, each);
+}
+
+/// [`for_each_piece`] for a [`Sink`].
+#[inline]
+pub(crate) fn feed<'t>(pattern: Pattern, text: &'t [u8], each: impl Sink<'t>) {
     match pattern {
         Pattern::Picollm => split_bytes::<window::Gpt4<2>>(text, gpt4_piece::<2>, each),
         Pattern::Cl100k => split_bytes::<window::Gpt4<3>>(text, gpt4_piece::<3>, each),
@@ -138,28 +157,20 @@ fn cuts_wide(text: &[u8], at: usize) -> bool {
     class_of(last.into()) == LETTER && class_of(next.into()) != LETTER
 }
 
-fn split_bytes<'t, S: Starts>(
-    text: &'t [u8],
-    piece_end: impl Fn(&[u8], usize) -> usize,
-    mut each: impl FnMut(&'t [u8], usize, usize),
-) {
+fn split_bytes<'t, S: Starts>(text: &'t [u8], piece_end: impl Fn(&[u8], usize) -> usize, mut each: impl Sink<'t>) {
     if simdutf8::basic::from_utf8(text).is_ok() {
         return split_utf8::<S>(text, &piece_end, &mut each);
     }
     for chunk in text.utf8_chunks() {
         split_utf8::<S>(chunk.valid().as_bytes(), &piece_end, &mut each);
         for at in 0..chunk.invalid().len() {
-            each(chunk.invalid(), at, at + 1);
+            each.piece(chunk.invalid(), at, at + 1);
         }
     }
 }
 
 #[cfg_attr(target_arch = "x86_64", allow(unsafe_code))]
-fn split_utf8<'t, S: Starts>(
-    text: &'t [u8],
-    piece_end: &impl Fn(&[u8], usize) -> usize,
-    each: &mut impl FnMut(&'t [u8], usize, usize),
-) {
+fn split_utf8<'t, S: Starts>(text: &'t [u8], piece_end: &impl Fn(&[u8], usize) -> usize, each: &mut impl Sink<'t>) {
     let mut start = 0;
     #[cfg(target_arch = "x86_64")]
     if text.len() >= window::WINDOW && has_avx2() {
@@ -179,11 +190,11 @@ fn split_plainly<'t>(
     text: &'t [u8],
     mut start: usize,
     piece_end: &impl Fn(&[u8], usize) -> usize,
-    each: &mut impl FnMut(&'t [u8], usize, usize),
+    each: &mut impl Sink<'t>,
 ) {
     while start < text.len() {
         let end = piece_end(text, start);
-        each(text, start, end);
+        each.piece(text, start, end);
         start = end;
     }
 }

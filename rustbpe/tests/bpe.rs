@@ -186,7 +186,7 @@ fn one_huge_document_on_four_threads_has_the_ids_of_one_thread() {
     let tokenizer = tokenizer_of(&words.repeat(3), 320);
     for text in [words.repeat(20_000), "a".repeat(2_000_000), "日本語。".repeat(100_000)] {
         let caches = batch::Caches::default();
-        let made = batch::encode(&tokenizer, &caches, &[&text, ""], 4, &Control::default()).expect("encodes");
+        let made = batch::encode::<u32, _>(&tokenizer, &caches, &[&text, ""], 4, &Control::default()).expect("encodes");
         assert_eq!(made.parts.concat(), ids(&tokenizer, text.as_bytes()));
         assert_eq!(made.offsets[1], made.offsets[2]);
     }
@@ -229,6 +229,14 @@ fn a_hostile_tokenizer_file_is_refused() {
         ("{1,2}", "{1,4}"),
         ("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFC\"}"),
         ("\"ignore_merges\":false", "\"ignore_merges\":true"),
+        ("\"type\":\"Split\"", "\"type\":0"),
+        ("\"type\":\"BPE\"", "\"type\":0"),
+        ("\"Isolated\"", "{\"Isolated\":null}"),
+        ("{\"Regex\":", "[\"Regex\","),
+        (
+            r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}"#,
+            r#"["ByteLevel",false,true,false]"#,
+        ),
         ("\"version\":\"1.0\"", "\"version\":\"2.0\""),
         ("\"model\":", "\"extra\":1,\"model\":"),
         ("}", ""),
@@ -240,6 +248,9 @@ fn a_hostile_tokenizer_file_is_refused() {
     }
     assert!(Tokenizer::from_json(&vec![b' '; (16 << 20) + 1]).is_err());
     assert!(Tokenizer::from_json(b"\xff").is_err());
+    let decoder = r#""decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}"#;
+    let defaults = decoder.replace("false", "true");
+    assert!(good.contains(decoder) && Tokenizer::from_json(good.replace(decoder, &defaults).as_bytes()).is_ok());
 }
 
 fn corpus() -> impl Strategy<Value = Vec<(Vec<u8>, u64)>> {
@@ -288,7 +299,7 @@ proptest! {
     #[test]
     fn a_batch_on_any_threads_is_its_texts_one_by_one(texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20), workers in 1..5_usize) {
         let tokenizer = tokenizer_of("the cat sat on the mat, thé 12 34 ", 280);
-        let made = batch::encode(&tokenizer, &batch::Caches::default(), &texts, workers, &Control::default()).expect("encodes");
+        let made = batch::encode::<u32, _>(&tokenizer, &batch::Caches::default(), &texts, workers, &Control::default()).expect("encodes");
         let all = made.parts.concat();
         for (at, text) in texts.iter().enumerate() {
             prop_assert_eq!(&all[made.offsets[at] as usize..made.offsets[at + 1] as usize], &ids(&tokenizer, text)[..]);

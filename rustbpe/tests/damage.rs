@@ -2,10 +2,13 @@
 //! unless said) and `DAMAGE_SEED` are read from the environment; every failure prints the seed.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use common::chance::Chance;
 use rustbpe::Control;
 use rustbpe::encode::Tokenizer;
 use rustbpe::shard::format::{Dtype, HEADER_BYTES, Header, check_docs, docs_prefix};
@@ -16,43 +19,12 @@ use rustbpe::split::Pattern;
 use rustbpe::vocab::Vocab;
 use serde_json::json;
 
-/// Values at which a careless check breaks.
-const EDGES: [u32; 14] =
-    [0, 1, 2, 127, 255, 256, 65_535, 65_536, 65_537, 1 << 30, i32::MAX as u32, 1 << 31, u32::MAX - 1, u32::MAX]; // fmt: skip
-
 fn cases() -> usize {
     std::env::var("DAMAGE_CASES").map_or(100_000, |said| said.parse().unwrap())
 }
 
-/// Marsaglia's xorshift64*: a stream of numbers that a seed replays.
-struct Chance(u64);
-
-impl Chance {
-    fn new(stream: u64) -> Self {
-        let seed: u64 = std::env::var("DAMAGE_SEED").map_or(20_261_122, |said| said.parse().unwrap());
-        println!("DAMAGE_SEED={seed}");
-        Self((seed ^ (stream << 56)).max(1))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 16) as usize % limit
-    }
-
-    fn value(&mut self, near: u32) -> u32 {
-        match self.below(4) {
-            0 => EDGES[self.below(EDGES.len())],
-            1 => near.wrapping_add(self.below(5) as u32).wrapping_sub(2),
-            2 => near ^ (1 << self.below(32)),
-            _ => self.next() as u32,
-        }
-    }
+fn chance(stream: u64) -> Chance {
+    Chance::new("DAMAGE_SEED", stream)
 }
 
 fn tokenizer() -> Tokenizer {
@@ -135,7 +107,7 @@ fn sample() -> Header {
 /// are read as what they say.
 #[test]
 fn a_malformed_header_is_refused_by_the_rules_as_they_are_written() {
-    let (mut chance, mut read) = (Chance::new(1), 0);
+    let (mut chance, mut read) = (chance(1), 0);
     for case in 0..cases() {
         let mut header = sample();
         if chance.below(2) == 0 {
@@ -169,7 +141,7 @@ fn a_malformed_header_is_refused_by_the_rules_as_they_are_written() {
 /// Row S8.
 #[test]
 fn a_malformed_sidecar_is_refused_unless_it_says_something_true() {
-    let mut chance = Chance::new(2);
+    let mut chance = chance(2);
     let header = Header { documents: 5, tokens: 40, ..sample() };
     let mut good = docs_prefix(5).to_vec();
     good.extend([0_u32, 3, 9, 10, 31, 40].iter().flat_map(|end| end.to_le_bytes()));
@@ -234,7 +206,7 @@ fn a_malformed_commit_record_is_refused() {
     let good = record.to_json().unwrap();
     let path = Path::new("segment_000000.json");
     assert_eq!(SegmentRecord::from_json(path, &good).unwrap(), record);
-    let mut chance = Chance::new(3);
+    let mut chance = chance(3);
     for case in 0..cases() {
         let bad = changed(&good, &mut chance);
         let accepted = SegmentRecord::from_json(path, &bad).is_ok();
@@ -267,7 +239,7 @@ fn no_flipped_bit_is_accepted() {
         None => plan.committed(dir.path(), 0).is_err(),
     };
     assert!(open.iter().all(|(.., bin)| !found(*bin)));
-    let mut chance = Chance::new(4);
+    let mut chance = chance(4);
     let bytes: usize = open.iter().map(|(_, good, _)| good.len()).sum();
     for case in 0..cases() {
         let mut at = chance.below(bytes);

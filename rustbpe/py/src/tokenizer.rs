@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 use rustbpe::batch::{Caches, Encoded};
 use rustbpe::count::{Corpus, Counts, Limits, count_segments, count_texts};
 use rustbpe::decode::TextStream;
-use rustbpe::encode::Tokenizer;
+use rustbpe::encode::{Id, Tokenizer};
 use rustbpe::source::{FileEntry, ReadOptions, Segment};
 use rustbpe::split::Pattern;
 use rustbpe::train::{TieOrder, train};
@@ -35,7 +35,7 @@ impl PyTokenizer {
         Self { core: Arc::new(core), caches: Caches::default() }
     }
 
-    fn encode_all(&self, py: Python<'_>, texts: &[Text], workers: Option<usize>) -> PyResult<Encoded> {
+    fn encode_all<I: Id>(&self, py: Python<'_>, texts: &[Text], workers: Option<usize>) -> PyResult<Encoded<I>> {
         watch::run(py, None, |ctl| rustbpe::batch::encode(&self.core, &self.caches, texts, threads(workers), ctl))
     }
 }
@@ -76,10 +76,10 @@ fn u32_bytes<'py>(py: Python<'py>, values: &[u32]) -> PyResult<Bound<'py, PyByte
 }
 
 /// Parts one after the other as machine integers of N bytes.
-fn flat<'py, const N: usize>(
+fn flat<'py, T: Copy, const N: usize>(
     py: Python<'py>,
-    parts: &[impl AsRef<[u32]>],
-    bytes: impl Fn(u32) -> [u8; N],
+    parts: &[impl AsRef<[T]>],
+    bytes: impl Fn(T) -> [u8; N],
 ) -> PyResult<Bound<'py, PyBytes>> {
     let total: usize = parts.iter().map(|part| part.as_ref().len()).sum();
     PyBytes::new_with(py, total * N, |out| {
@@ -161,15 +161,12 @@ impl PyTokenizer {
         workers: Option<usize>,
         narrow: bool,
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        if narrow && self.core.vocab().len() > 1 << 16 {
-            let what = format!("{} ordinary tokens do not fit uint16", self.core.vocab().len());
-            return Err(to_py(py, &Error::Invalid { what }));
-        }
-        let Encoded { parts, offsets } = self.encode_all(py, &texts, workers)?;
-        let ids = if narrow {
-            flat(py, &parts, |id| (id as u16).to_ne_bytes())?
+        let (ids, offsets) = if narrow {
+            let Encoded { parts, offsets } = self.encode_all(py, &texts, workers)?;
+            (flat(py, &parts, u16::to_ne_bytes)?, offsets)
         } else {
-            flat(py, &parts, u32::to_ne_bytes)?
+            let Encoded { parts, offsets } = self.encode_all(py, &texts, workers)?;
+            (flat(py, &parts, u32::to_ne_bytes)?, offsets)
         };
         let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
         Ok((ids, PyBytes::new(py, &offsets)))

@@ -1,9 +1,31 @@
 //! Short pieces as numbers.
 
-/// A piece of at most 15 bytes as one number: its bytes from the top, its length in the lowest byte.
-/// Numbers sort as the bytes do; 0 is no piece.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// A piece of at most 15 bytes as one number: its bytes from the bottom, its length in the highest byte.
+/// It compares as the bytes do; 0 is no piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ShortPiece(u128);
+
+/// The bytes that count, by length.
+const KEPT: [u128; 16] = {
+    let (mut kept, mut length) = ([0; 16], 1);
+    while length < 16 {
+        kept[length] = u128::MAX >> (128 - 8 * length);
+        length += 1;
+    }
+    kept
+};
+
+impl Ord for ShortPiece {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.swap_bytes().cmp(&other.0.swap_bytes())
+    }
+}
+
+impl PartialOrd for ShortPiece {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl ShortPiece {
     /// `text[start..end]`, or `None` if it is longer than 15 bytes. Reads 16 bytes at once where there are as many.
@@ -21,8 +43,7 @@ impl ShortPiece {
                 window
             }
         };
-        let kept = !(u128::MAX >> (8 * length));
-        Some(Self(u128::from_be_bytes(bytes) & kept | length as u128))
+        Some(Self(u128::from_le_bytes(bytes) & KEPT[length] | (length as u128) << 120))
     }
 
     #[inline(always)]
@@ -31,11 +52,11 @@ impl ShortPiece {
     }
 
     pub(crate) fn len(self) -> usize {
-        (self.0 & 0xff) as usize
+        (self.0 >> 120) as usize
     }
 
     pub(crate) fn bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
+        self.0.to_le_bytes()
     }
 
     /// 64 well-mixed bits; take the high ones.

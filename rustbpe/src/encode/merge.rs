@@ -3,12 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::Id;
 use crate::spans::Spans;
 
 /// (left, right) → id of their merge: a flat table of 8-byte entries, 21 bits to each id.
 #[derive(Clone, Debug)]
 struct Pairs {
     slots: Vec<u64>,
+    /// Eight bits to each pair, of which it sets one: most pairs that are asked for have no merge, and this is small
+    /// enough to stay near.
+    sieve: Vec<u64>,
     used: usize,
 }
 
@@ -16,7 +20,8 @@ const ID_BITS: u32 = 21;
 
 impl Pairs {
     fn with_capacity(pairs: usize) -> Self {
-        Self { slots: vec![0; (pairs * 2).max(8).next_power_of_two()], used: 0 }
+        let size = (pairs * 2).max(16).next_power_of_two();
+        Self { slots: vec![0; size], sieve: vec![0; size / 16 + 1], used: 0 }
     }
 
     /// The first id given to a pair stays.
@@ -31,7 +36,10 @@ impl Pairs {
     }
 
     fn place(&mut self, slot: u64) {
-        let at = self.find(slot >> ID_BITS);
+        let (hash, bit) = Self::hash(slot >> ID_BITS);
+        let word = hash & (self.sieve.len() - 2);
+        self.sieve[word] |= bit;
+        let at = self.find(slot >> ID_BITS, hash);
         if self.slots[at] == 0 {
             self.slots[at] = slot;
             self.used += 1;
@@ -41,8 +49,20 @@ impl Pairs {
     /// Id of the merge, or `u32::MAX`.
     #[inline(always)]
     fn get(&self, left: u32, right: u32) -> u32 {
-        let slot = self.slots[self.find(Self::key(left, right))];
+        let key = Self::key(left, right);
+        let (hash, bit) = Self::hash(key);
+        if self.sieve[hash & (self.sieve.len() - 2)] & bit == 0 {
+            return u32::MAX;
+        }
+        let slot = self.slots[self.find(key, hash)];
         if slot == 0 { u32::MAX } else { slot as u32 & ((1 << ID_BITS) - 1) }
+    }
+
+    /// A hash, and its bit in a word of the sieve.
+    #[inline(always)]
+    fn hash(key: u64) -> (usize, u64) {
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((hash >> 32) as usize, 1 << (hash >> 26 & 63))
     }
 
     fn key(left: u32, right: u32) -> u64 {
@@ -51,9 +71,9 @@ impl Pairs {
 
     /// Where a key is, or the free slot where it would go. Ids of merges are above 0, so no entry is 0.
     #[inline(always)]
-    fn find(&self, key: u64) -> usize {
+    fn find(&self, key: u64, hash: usize) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask;
+        let mut at = hash & mask;
         while self.slots[at] != 0 && self.slots[at] >> ID_BITS != key {
             at = (at + 1) & mask;
         }
@@ -73,13 +93,21 @@ pub(crate) struct Merger {
     /// Merges of two bytes, by the bytes: what every piece asks first.
     grid: Vec<u32>,
     lengths: Vec<u32>,
+    /// First and last byte of each id.
+    edges: Vec<(u8, u8)>,
+    /// One bit for two bytes: they stand side by side in some id. Where they do not, no merge ever crosses.
+    joints: Vec<u64>,
 }
 
 impl Merger {
     /// The bytes alone, with room for `merges`.
     pub(crate) fn new(byte_ids: &[u32; 256], merges: usize) -> Self {
         let (pairs, grid) = (Pairs::with_capacity(merges), vec![u32::MAX; 1 << 16]);
-        Self { byte_ids: *byte_ids, pairs, grid, lengths: vec![1; 256] }
+        let mut edges = vec![(0, 0); 256];
+        for (byte, id) in (0..=255).zip(byte_ids) {
+            edges[*id as usize] = (byte, byte);
+        }
+        Self { byte_ids: *byte_ids, pairs, grid, lengths: vec![1; 256], edges, joints: vec![0; 1 << 10] }
     }
 
     /// The next merge: it makes the id after the last one.
@@ -95,15 +123,45 @@ impl Merger {
             *first = id.min(*first);
         }
         self.lengths.push(self.lengths[left as usize] + self.lengths[right as usize]);
+        let (left, right) = (self.edges[left as usize], self.edges[right as usize]);
+        self.edges.push((left.0, right.1));
+        self.joints[usize::from(left.1) << 2 | usize::from(right.0 >> 6)] |= 1 << (right.0 & 63);
+    }
+
+    /// Whether any merge can cross from one byte to the next.
+    #[inline(always)]
+    fn joins(&self, left: u8, right: u8) -> bool {
+        self.joints[usize::from(left) << 2 | usize::from(right >> 6)] >> (right & 63) & 1 != 0
+    }
+
+    /// Whether there is no place in the piece that no merge can cross.
+    pub(super) fn holds_together(&self, piece: &[u8]) -> bool {
+        piece.windows(2).all(|pair| self.joins(pair[0], pair[1]))
     }
 
     /// Append the ids of one piece: of all pairs that can merge, the one of lowest rank, the leftmost of
     /// its kind, until none can.
-    pub(crate) fn merge(&self, piece: &[u8], out: &mut Vec<u32>) {
+    pub(crate) fn merge<I: Id>(&self, piece: &[u8], out: &mut Vec<I>) {
+        let mut from = 0;
+        for at in 1..piece.len() {
+            if !self.joins(piece[at - 1], piece[at]) {
+                self.merge_joined(&piece[from..at], out);
+                from = at;
+            }
+        }
+        self.merge_joined(&piece[from..], out);
+    }
+
+    #[inline]
+    fn merge_joined<I: Id>(&self, piece: &[u8], out: &mut Vec<I>) {
         match piece.len() {
-            1 => out.push(self.byte_ids[usize::from(piece[0])]),
-            2..=16 => self.merge_short::<16>(piece, out),
-            17..=SHORT => self.merge_short::<SHORT>(piece, out),
+            1 => out.push(I::of(self.byte_ids[usize::from(piece[0])])),
+            2 => match self.grid[usize::from(piece[0]) << 8 | usize::from(piece[1])] {
+                u32::MAX => out.extend([piece[0], piece[1]].map(|byte| I::of(self.byte_ids[usize::from(byte)]))),
+                id => out.push(I::of(id)),
+            },
+            3..=16 => self.merge_short::<I, 16>(piece, out),
+            17..=SHORT => self.merge_short::<I, SHORT>(piece, out),
             0 => {}
             _ => self.merge_long(piece, out),
         }
@@ -111,7 +169,7 @@ impl Merger {
 
     /// At most `N` ≤ 64 bytes. A symbol stays where its first byte is; each place that has a symbol after it holds
     /// that pair's rank above its own number, so that the smallest of all is the next merge, the leftmost of its kind.
-    fn merge_short<const N: usize>(&self, piece: &[u8], out: &mut Vec<u32>) {
+    fn merge_short<I: Id, const N: usize>(&self, piece: &[u8], out: &mut Vec<I>) {
         const NONE: i32 = i32::MAX;
         let key = |rank: u32, at: usize| if rank == u32::MAX { NONE } else { (rank << PLACES) as i32 | at as i32 };
         let (mut ids, mut keys) = ([0; N], [NONE; N]);
@@ -143,14 +201,14 @@ impl Merger {
             }
         }
         while alive != 0 {
-            out.push(ids[alive.trailing_zeros() as usize]);
+            out.push(I::of(ids[alive.trailing_zeros() as usize]));
             alive &= alive - 1;
         }
     }
 
     /// The same in n log n, for pieces without an end: entries of the heap are (rank, position) in one
     /// number, and an entry that no longer holds is passed over.
-    fn merge_long(&self, piece: &[u8], out: &mut Vec<u32>) {
+    fn merge_long<I: Id>(&self, piece: &[u8], out: &mut Vec<I>) {
         const PLACE_BITS: u32 = u64::BITS - ID_BITS;
         let slots: Vec<u32> = piece.iter().map(|byte| self.byte_ids[usize::from(*byte)]).collect();
         let entry = |left: u32, right: u32, at: usize| match self.pairs.get(left, right) {
@@ -179,7 +237,7 @@ impl Merger {
         }
         let mut at = 0;
         while let Some(id) = spans.get(at) {
-            out.push(id);
+            out.push(I::of(id));
             at += self.lengths[id as usize] as usize;
         }
     }

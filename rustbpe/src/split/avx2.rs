@@ -6,6 +6,7 @@ use std::arch::x86_64::{
     _mm256_or_si256, _mm256_set1_epi8,
 };
 
+use super::Sink;
 use super::window::{Masks, Starts, WINDOW};
 
 /// Hands out pieces from `text`, which is UTF-8, while a whole window is left; where it stopped.
@@ -13,7 +14,7 @@ use super::window::{Masks, Starts, WINDOW};
 pub(super) fn split<'t, S: Starts>(
     text: &'t [u8],
     plain: &impl Fn(&[u8], usize) -> usize,
-    each: &mut impl FnMut(&'t [u8], usize, usize),
+    each: &mut impl Sink<'t>,
 ) -> usize {
     let mut start = 0;
     while let Some(window) = text[start..].first_chunk::<WINDOW>() {
@@ -21,17 +22,23 @@ pub(super) fn split<'t, S: Starts>(
         let mut from = start;
         if starts == 0 {
             from = plain(text, start);
-            each(text, start, from);
+            apart(text, start, from, each);
         }
         while starts != 0 {
             let end = start + starts.trailing_zeros() as usize;
             starts &= starts - 1;
-            each(text, from, end);
+            each.piece(text, from, end);
             from = end;
         }
         start = from;
     }
     start
+}
+
+/// One place where `each` is inlined is enough.
+#[inline(never)]
+fn apart<'t>(text: &'t [u8], start: usize, end: usize, each: &mut impl Sink<'t>) {
+    each.piece(text, start, end);
 }
 
 /// [`Masks`] of the window.

@@ -69,32 +69,39 @@ fn add_wide(masks: &mut Masks, text: &[u8], start: usize) -> u64 {
     let mut leads = masks.wide & !masks.follows;
     let mut letters = 0_u64;
     let mut known = u64::MAX;
+    // A character that the window cuts off is not known.
+    if leads != 0 {
+        let last = 63 - leads.leading_zeros() as usize;
+        if last + wide_length(text[start + last]) > WINDOW {
+            known = below(last);
+            leads &= known;
+        }
+    }
     while leads != 0 {
         let at = leads.trailing_zeros() as usize;
         leads &= leads - 1;
-        let lead = text[start + at];
-        let length = 2 + usize::from(lead >= 0xe0) + usize::from(lead >= 0xf0);
-        if at + length > WINDOW {
-            known = below(at);
-            break;
-        }
-        let class = match WIDE_LEAD_CLASS[usize::from(lead & 0x3f)] {
+        let class = match WIDE_LEAD_CLASS[usize::from(text[start + at] & 0x3f)] {
             u8::MAX => wide_character(text, start + at).0,
             class => class,
         };
-        match class {
-            LETTER => letters |= ((1 << length) - 1) << at,
-            OTHER => {}
-            _ => {
-                known = below(at);
-                break;
-            }
+        letters |= u64::from(class == LETTER) << at;
+        if class != LETTER && class != OTHER {
+            known = below(at);
+            break;
         }
+    }
+    for _ in 0..3 {
+        letters |= letters << 1 & masks.follows;
     }
     masks.letter = (masks.letter | letters) & known;
     masks.number &= known;
     masks.space &= known;
     known
+}
+
+/// Bytes of the character that starts with `lead`, above 0x7f.
+fn wide_length(lead: u8) -> usize {
+    2 + usize::from(lead >= 0xe0) + usize::from(lead >= 0xf0)
 }
 
 /// The bits below `at` < 64.

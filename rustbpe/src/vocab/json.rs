@@ -2,7 +2,8 @@
 //! byte-level alphabet, BPE merges, the specials as added tokens. It alone defines a tokenizer.
 //!
 //! Reading trusts nothing: the file is at most 16 MB, the regex must be one that we know (it selects a
-//! splitter and is never compiled), and no size comes from a number in the file.
+//! splitter and is never compiled), and no size comes from a number in the file. What decides the ids must be there
+//! value for value as we would write it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,6 +13,8 @@ use rustc_hash::FxHashMap;
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{MOST_TOKENS, SPECIALS, Vocab, byte_char};
 use crate::split::Pattern;
@@ -20,30 +23,52 @@ use crate::{Error, Result};
 /// Largest file that is read.
 pub const MOST_BYTES: usize = 16 << 20;
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Largest part of it beside the model.
+const MOST_PART_BYTES: usize = 1 << 16;
+
+/// The file as it is written.
+#[derive(Serialize)]
 struct File<'a> {
-    #[serde(borrow)]
-    version: Cow<'a, str>,
+    version: &'static str,
     truncation: (),
     padding: (),
-    #[serde(borrow)]
-    added_tokens: Vec<AddedToken<'a>>,
+    added_tokens: [AddedToken; SPECIALS.len()],
     normalizer: (),
-    #[serde(borrow)]
-    pre_tokenizer: Sequence<'a>,
+    pre_tokenizer: Sequence,
     post_processor: (),
     decoder: ByteLevel,
-    #[serde(borrow)]
     model: Model<'a>,
 }
 
-#[derive(Serialize, Deserialize, PartialEq, Eq)]
+/// The file as it is read: its parts are looked at one by one. (A derived struct also takes a list of its fields'
+/// values, and a derived tag the number of a variant; where that could happen the JSON itself is compared.)
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AddedToken<'a> {
-    id: u32,
+struct Parts<'a> {
     #[serde(borrow)]
-    content: Cow<'a, str>,
+    version: &'a RawValue,
+    #[serde(rename = "truncation")]
+    _truncation: (),
+    #[serde(rename = "padding")]
+    _padding: (),
+    #[serde(borrow)]
+    added_tokens: &'a RawValue,
+    #[serde(rename = "normalizer")]
+    _normalizer: (),
+    #[serde(borrow)]
+    pre_tokenizer: &'a RawValue,
+    #[serde(rename = "post_processor")]
+    _post_processor: (),
+    #[serde(borrow)]
+    decoder: &'a RawValue,
+    #[serde(borrow)]
+    model: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct AddedToken {
+    id: u32,
+    content: &'static str,
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
@@ -51,60 +76,45 @@ struct AddedToken<'a> {
     special: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-enum Sequence<'a> {
-    Sequence {
-        #[serde(borrow)]
-        pretokenizers: (Split<'a>, ByteLevel),
-    },
+#[derive(Serialize)]
+#[serde(tag = "type")]
+enum Sequence {
+    Sequence { pretokenizers: (Split, ByteLevel) },
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-enum Split<'a> {
-    Split {
-        #[serde(borrow)]
-        pattern: Regex<'a>,
-        behavior: Isolated,
-        invert: bool,
-    },
+#[derive(Serialize)]
+#[serde(tag = "type")]
+enum Split {
+    Split { pattern: Regex, behavior: &'static str, invert: bool },
 }
 
-#[derive(Serialize, Deserialize)]
-enum Regex<'a> {
-    #[serde(borrow)]
-    Regex(Cow<'a, str>),
+#[derive(Serialize)]
+enum Regex {
+    Regex(&'static str),
 }
 
-#[derive(Serialize, Deserialize)]
-enum Isolated {
-    Isolated,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
+#[derive(Serialize)]
+#[serde(tag = "type")]
 enum ByteLevel {
     ByteLevel { add_prefix_space: bool, trim_offsets: bool, use_regex: bool },
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-enum Model<'a> {
-    #[serde(rename = "BPE")]
-    Bpe {
-        dropout: (),
-        unk_token: (),
-        continuing_subword_prefix: (),
-        end_of_word_suffix: (),
-        fuse_unk: bool,
-        byte_fallback: bool,
-        ignore_merges: bool,
-        #[serde(borrow)]
-        vocab: Entries<'a>,
-        #[serde(borrow)]
-        merges: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    },
+#[serde(deny_unknown_fields)]
+struct Model<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    dropout: (),
+    unk_token: (),
+    continuing_subword_prefix: (),
+    end_of_word_suffix: (),
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    #[serde(borrow)]
+    vocab: Entries<'a>,
+    #[serde(borrow)]
+    merges: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
 /// A JSON object as it stands, so that a key given twice is seen.
@@ -145,9 +155,22 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
     }
 }
 
-fn special(id: u32, content: &str) -> AddedToken<'_> {
-    let content = Cow::Borrowed(content);
-    AddedToken { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
+fn specials(first: u32) -> [AddedToken; SPECIALS.len()] {
+    let token = |at| AddedToken {
+        id: first + at as u32,
+        content: SPECIALS[at],
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+    };
+    std::array::from_fn(token)
+}
+
+fn pre_tokenizer(pattern: Pattern) -> Sequence {
+    let split = Split::Split { pattern: Regex::Regex(pattern.regex()), behavior: "Isolated", invert: false };
+    Sequence::Sequence { pretokenizers: (split, byte_level()) }
 }
 
 fn byte_level() -> ByteLevel {
@@ -161,24 +184,16 @@ pub(crate) fn write(pattern: Pattern, vocab: &Vocab) -> Vec<u8> {
         vocab.token(id).unwrap_or_default().iter().map(|byte| chars[usize::from(*byte)]).collect::<String>().into()
     };
     let file = File {
-        version: "1.0".into(),
+        version: "1.0",
         truncation: (),
         padding: (),
-        added_tokens: (vocab.len()..).zip(SPECIALS).map(|(id, content)| special(id, content)).collect(),
+        added_tokens: specials(vocab.len()),
         normalizer: (),
-        pre_tokenizer: Sequence::Sequence {
-            pretokenizers: (
-                Split::Split {
-                    pattern: Regex::Regex(pattern.regex().into()),
-                    behavior: Isolated::Isolated,
-                    invert: false,
-                },
-                byte_level(),
-            ),
-        },
+        pre_tokenizer: pre_tokenizer(pattern),
         post_processor: (),
         decoder: byte_level(),
-        model: Model::Bpe {
+        model: Model {
+            kind: "BPE".into(),
             dropout: (),
             unk_token: (),
             continuing_subword_prefix: (),
@@ -198,35 +213,78 @@ pub(crate) fn read(json: &[u8]) -> Result<(Pattern, Vocab)> {
     if json.len() > MOST_BYTES {
         return Err(wrong(format!("{} bytes, more than the {MOST_BYTES} that are read", json.len())));
     }
-    let file: File<'_> = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
-    let Sequence::Sequence { pretokenizers: (Split::Split { pattern: Regex::Regex(regex), invert, .. }, alphabet) } =
-        file.pre_tokenizer;
-    let pattern = Pattern::from_regex(&regex).ok_or_else(|| {
-        wrong(format!("the split regex is none of the named patterns (picollm, cl100k, gpt2): {regex:.80}"))
-    })?;
-    let ByteLevel::ByteLevel { add_prefix_space, use_regex, .. } = alphabet;
-    let Model::Bpe { fuse_unk, byte_fallback, ignore_merges, vocab, merges, .. } = file.model;
-    for (name, said) in [
-        ("invert", invert),
-        ("add_prefix_space", add_prefix_space),
-        ("use_regex", use_regex),
-        ("fuse_unk", fuse_unk),
-        ("byte_fallback", byte_fallback),
-        ("ignore_merges", ignore_merges),
-    ] {
+    let parts: Parts<'_> = object(json)?;
+    if part("version", parts.version)? != "1.0" {
+        return Err(wrong(format!("version is {:.20}, only 1.0 is known", parts.version.get())));
+    }
+    let pattern = pattern_of(&part("pre_tokenizer", parts.pre_tokenizer)?)?;
+    check_decoder(&part("decoder", parts.decoder)?)?;
+    let model: Model<'_> = object(parts.model.get().as_bytes())?;
+    if model.kind != "BPE" {
+        return Err(wrong(format!("the model is {:.20}, only BPE is known", model.kind)));
+    }
+    for (name, said) in
+        [("fuse_unk", model.fuse_unk), ("byte_fallback", model.byte_fallback), ("ignore_merges", model.ignore_merges)]
+    {
         if said {
             return Err(wrong(format!("{name} is true, only false is known")));
         }
     }
-    if file.version != "1.0" {
-        return Err(wrong(format!("version is {:.20}, only 1.0 is known", file.version)));
-    }
-    let vocab = checked_vocab(&vocab.0, &merges)?;
-    let specials: Vec<_> = (vocab.len()..).zip(SPECIALS).map(|(id, content)| special(id, content)).collect();
-    if file.added_tokens != specials {
+    let vocab = checked_vocab(&model.vocab.0, &model.merges)?;
+    if part("added_tokens", parts.added_tokens)? != value(&specials(vocab.len())) {
         return Err(wrong(format!("added_tokens are not the nine specials with ids {}…", vocab.len())));
     }
     Ok((pattern, vocab))
+}
+
+/// A JSON object, not a list of its values.
+fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong("not an object".into()));
+    }
+    serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))
+}
+
+/// A small part of the file, whole.
+fn part(name: &str, raw: &RawValue) -> Result<Value> {
+    if raw.get().len() > MOST_PART_BYTES {
+        return Err(wrong(format!("{name} has {} bytes, more than {MOST_PART_BYTES}", raw.get().len())));
+    }
+    serde_json::from_str(raw.get()).map_err(|error| wrong(format!("{name}: {error}")))
+}
+
+fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).unwrap_or_else(|error| unreachable!("plain data cannot fail to be written: {error}"))
+}
+
+/// The named pattern of a pre-tokenizer that is ours but for `trim_offsets`, which decides no id.
+fn pattern_of(said: &Value) -> Result<Pattern> {
+    let regex = said.pointer("/pretokenizers/0/pattern/Regex").and_then(Value::as_str).unwrap_or_default();
+    let pattern = Pattern::from_regex(regex).ok_or_else(|| {
+        wrong(format!("the split regex is none of the named patterns (picollm, cl100k, gpt2): {regex:.80}"))
+    })?;
+    let mut known = value(&pre_tokenizer(pattern));
+    let flag = "/pretokenizers/1/trim_offsets";
+    if let (Some(place), Some(&Value::Bool(trim))) = (known.pointer_mut(flag), said.pointer(flag)) {
+        *place = trim.into();
+    }
+    if *said != known {
+        return Err(wrong(format!("pre_tokenizer is not {known}")));
+    }
+    Ok(pattern)
+}
+
+/// A decoder of bytes, whatever its three flags say: decoding asks for none of them.
+fn check_decoder(said: &Value) -> Result<()> {
+    let known = value(&byte_level());
+    let same = |(key, value): (&String, &Value)| match known.get(key) {
+        Some(Value::Bool(_)) => value.is_boolean(),
+        other => other == Some(value),
+    };
+    match said.as_object() {
+        Some(fields) if fields.len() == 4 && fields.iter().all(same) => Ok(()),
+        _ => Err(wrong("decoder is not ByteLevel".into())),
+    }
 }
 
 type Merge<'a> = (Cow<'a, str>, Cow<'a, str>);

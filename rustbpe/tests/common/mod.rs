@@ -1,6 +1,8 @@
 //! Real data beside the checkout, and the slow twins.
 #![allow(dead_code, missing_docs, clippy::expect_used)]
 
+pub mod chance;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
