@@ -13,13 +13,13 @@ from picollm.runtime.dist import World
 def talk(world: World) -> dict[str, Any]:
     """Every collective once, with numbers that name their rank."""
     own = torch.arange(2 * world.size, dtype=torch.float64) + 10 * world.rank
-    part = world.reduce_scatter(own.clone())
+    part = world.reduce_scatter(own.clone()).wait()
     found = {
         "sum": world.sum_(own.clone()).tolist(),
         "min": world.min_(own.clone()).tolist(),
         "max": world.max_(own.clone()).tolist(),
         "part": part.tolist(),
-        "parts": world.all_gather(part).tolist(),
+        "parts": world.all_gather(part).wait().tolist(),
         "values": world.gather({"rank": world.rank, "text": "é" * world.rank}),
         "said": world.broadcast("from one" if world.rank == 1 else None, source=1),
     }

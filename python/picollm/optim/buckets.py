@@ -13,7 +13,7 @@ from picollm.optim.groups import row_range
 from picollm.optim.muon import muon_, second_shape
 from picollm.plan.rates import AdamWGroup, MuonGroup
 from picollm.plan.schedule import Rates
-from picollm.runtime.dist import World
+from picollm.runtime.dist import Coming, World
 
 Params = Mapping[str, Tensor]
 Piece = list[list[str]]  # stacks of names
@@ -78,14 +78,21 @@ class Rows:
 class Bucket(ABC):
     """Weights that are exchanged together. All ranks call the verbs of all buckets in one order.
 
-    `reduced`: the summed gradient of what this rank owns, between `reduce` and `update`, with more than one rank.
+    Both exchanges are begun by one verb and ended by another, so that the next bucket's work goes on meanwhile:
+    `reduce` … `landed`, `update` … `finish`. With one rank there is nothing to wait for.
     """
 
-    reduced: Tensor | None = None
+    summed: Coming | None = None  # the gradient of what this rank owns, from `reduce` to `update`
+    values: Coming | None = None  # the new values of all ranks, from `update` to `finish`
 
     @abstractmethod
     def reduce(self) -> None:
-        """Sum the gradients over the ranks."""
+        """Begin to sum the gradients over the ranks."""
+
+    def landed(self) -> None:
+        """Wait until the gradients are summed."""
+        if self.summed is not None:
+            self.summed.wait()
 
     @abstractmethod
     def squares(self) -> list[Tensor]:
@@ -93,7 +100,11 @@ class Bucket(ABC):
 
     @abstractmethod
     def update(self, rates: Rates, first: bool) -> None:
-        """Apply the rule to what this rank owns, and give every rank the new values."""
+        """Apply the rule to what this rank owns, and begin to give every rank the new values."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait until this rank has the new values."""
 
     @abstractmethod
     def state(self) -> Iterator[tuple[str, Tensor]]:
@@ -128,24 +139,29 @@ class MatrixBucket(Bucket):
 
     def reduce(self) -> None:
         if self.world.size > 1:
-            self.reduced = self.world.reduce_scatter(self._packed())
+            self.summed = self.world.reduce_scatter(self._packed())
 
     def squares(self) -> list[Tensor]:
-        if self.reduced is not None:
-            return [self.reduced]
+        if self.summed is not None:
+            return [self.summed.wait()]
         return [grad_of(name, self.params) for names in self.names for name in names]
 
     def update(self, rates: Rates, first: bool) -> None:
-        grads = self._packed() if self.reduced is None else self.reduced
+        grads = self._packed() if self.summed is None else self.summed.wait()
         values = grads if self.world.size == 1 else torch.zeros_like(grads)
         start = 0
         for stack in self.stacks:
             part = slice(start, start + prod(stack.shape))
             values[part] = stack.update(grads[part].view(stack.shape), rates).view(-1)
             start = part.stop
-        self.reduced = None
-        views, names = self._views(self.world.all_gather(values))
+        self.summed = None
+        self.values = self.world.all_gather(values)
+
+    def finish(self) -> None:
+        assert self.values is not None
+        views, names = self._views(self.values.wait())
         torch._foreach_copy_([self.params[name].data for name in names], views)
+        self.values = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         for stack in self.stacks:
@@ -173,22 +189,31 @@ class TableBucket(Bucket):
     def reduce(self) -> None:
         if self.world.size > 1:
             grad = self._padded(grad_of(self.name, self.params))
-            own = self.world.reduce_scatter(grad.view(-1)).view(self.share, *grad.shape[1:])
-            self.reduced = own[: self.own.param.shape[0]]
+            self.summed = self.world.reduce_scatter(grad.view(-1))
+
+    def _gradient(self) -> Tensor:
+        """Of the rows this rank owns, summed over the ranks."""
+        if self.summed is None:
+            return grad_of(self.name, self.params)
+        return self.summed.wait().view(self.share, *self.own.param.shape[1:])[: self.own.param.shape[0]]
 
     def squares(self) -> list[Tensor]:
-        return [grad_of(self.name, self.params) if self.reduced is None else self.reduced]
+        return [self._gradient()]
 
     def update(self, rates: Rates, first: bool) -> None:
-        grad = grad_of(self.name, self.params) if self.reduced is None else self.reduced
         if self.own.param.numel():
-            self.own.update(grad, rates)
-        self.reduced = None
+            self.own.update(self._gradient(), rates)
+        self.summed = None
         if self.world.size > 1:
-            param = self.params[self.name].data
-            own = param.new_zeros(self.share, *param.shape[1:])
+            own = self.own.param.new_zeros(self.share, *self.own.param.shape[1:])
             own[: self.own.param.shape[0]] = self.own.param
-            param.copy_(self.world.all_gather(own.view(-1)).view(-1, *param.shape[1:])[: param.shape[0]])
+            self.values = self.world.all_gather(own.view(-1))
+
+    def finish(self) -> None:
+        if self.values is not None:
+            param = self.params[self.name].data
+            param.copy_(self.values.wait().view(-1, *param.shape[1:])[: param.shape[0]])
+            self.values = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.own.state()
@@ -222,6 +247,9 @@ class SmallBucket(Bucket):
         for row in self.rows:
             if not (first and row.role in self.hold_first):
                 row.update(grad_of(row.name, self.params), rates)
+
+    def finish(self) -> None:
+        """Every rank made them itself."""
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         if self.world.rank == 0:

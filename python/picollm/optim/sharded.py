@@ -76,15 +76,24 @@ class Optimizer:
         for param in self.params.values():
             param.grad = None
         for bucket in self.buckets:
-            bucket.reduced = None
+            bucket.landed()  # after a step that is not taken
+            bucket.summed = None
 
     @torch.no_grad()
     def reduce(self) -> None:
-        """Sum the gradients over the ranks, once per step. `grad_norm` and `step` do it if it was not done."""
-        if not self._reduced:
-            for bucket in self.buckets:
-                bucket.reduce()
-            self._reduced = True
+        """Sum the gradients over the ranks, once per step. `grad_norm` and `step` do it if it was not done.
+
+        A bucket is packed while the one before it travels; no more than two of them stand packed.
+        """
+        if self._reduced:
+            return
+        before: Bucket | None = None
+        for bucket in self.buckets:
+            bucket.reduce()
+            if before is not None:
+                before.landed()
+            before = bucket
+        self._reduced = True
 
     @torch.no_grad()
     def grad_norm(self) -> Tensor:
@@ -112,8 +121,14 @@ class Optimizer:
         what arrives is rounding noise, of which AdamW would make a full step.
         """
         self.reduce()
-        for bucket in self.buckets:
+        before: Bucket | None = None
+        for bucket in self.buckets:  # new values travel while the next bucket's are made
             bucket.update(rates, first)
+            if before is not None:
+                before.finish()
+            before = bucket
+        if before is not None:
+            before.finish()
         self._reduced = False
 
     def state_dict(self) -> dict[str, Tensor]:

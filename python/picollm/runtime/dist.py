@@ -55,6 +55,21 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
+class Coming:
+    """A tensor that the ranks are still exchanging. `given` is kept until it is here: the transport reads it."""
+
+    def __init__(self, tensor: Tensor, given: Tensor | None = None, work: Any = None) -> None:
+        self.tensor, self.given, self.work = tensor, given, work
+
+    def wait(self) -> Tensor:
+        """The tensor, once it is whole. Raises RankLostError."""
+        if self.work is not None:
+            with peers_answer():
+                self.work.wait()
+            self.work = self.given = None
+        return self.tensor
+
+
 class World:
     """Rank `rank` of `size`, with collectives that all ranks call in the same order.
 
@@ -139,33 +154,31 @@ class World:
                 dist.all_reduce(t, op=how)
         return t
 
-    def reduce_scatter(self, parts: Tensor) -> Tensor:
+    def reduce_scatter(self, parts: Tensor) -> "Coming":
         """Sum of `parts` over the ranks, cut: parts (size · n,) → the n elements of this rank. One rank: no copy."""
         if self.size == 1:
-            return parts
+            return Coming(parts)
         own = parts.new_empty(parts.numel() // self.size)
         with peers_answer():
-            REDUCE_SCATTER(own, parts)
-        return own
+            return Coming(own, parts, REDUCE_SCATTER(own, parts, async_op=True))
 
-    def all_gather(self, own: Tensor) -> Tensor:
+    def all_gather(self, own: Tensor) -> "Coming":
         """The parts of all ranks in rank order: own (n,) → (size · n,). One rank: no copy."""
         if self.size == 1:
-            return own
+            return Coming(own)
         parts = own.new_empty(own.numel() * self.size)
         with peers_answer():
-            ALL_GATHER(parts, own)
-        return parts
+            return Coming(parts, own, ALL_GATHER(parts, own, async_op=True))
 
     def gather(self, value: Any) -> list[Any]:
         """The JSON values of all ranks in rank order, on every rank."""
         if self.size == 1:
             return [value]
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
-        lengths = self.all_gather(torch.tensor([data.numel()], device=self.device)).tolist()
+        lengths = self.all_gather(torch.tensor([data.numel()], device=self.device)).wait().tolist()
         padded = data.new_zeros(max(lengths))
         padded[: data.numel()] = data
-        rows = self.all_gather(padded).view(self.size, -1).cpu()
+        rows = self.all_gather(padded).wait().view(self.size, -1).cpu()
         return [json.loads(bytes(row[:n].tolist())) for row, n in zip(rows, lengths, strict=True)]
 
     def broadcast(self, value: Any, source: int = 0) -> Any:

@@ -20,7 +20,7 @@ from picollm.runtime import rng
 from picollm.runtime.dist import World
 from picollm.runtime.machine import Machine
 from picollm.runtime.precision import compute_dtype
-from picollm.runtime.runlog import METRICS, TIME_FIELDS, open_log, read
+from picollm.runtime.runlog import METRICS, TIME_FIELDS, RunLog, open_log, read
 from picollm.train.due import renew_log
 from picollm.train.opening import CHECKPOINTS, standing
 from picollm.train.pretrain import pretrain
@@ -106,7 +106,8 @@ def train_small(plan: TrainPlan, directory: Path, parts: Parts | None = None) ->
     resume = standing(directory, plan).resume if (directory / CHECKPOINTS).is_dir() else None
     if resume:
         restore(parts, resume)
-    log = open_log(directory, parts.step if resume else None, screen=None)
+    first = parts.world.rank == 0
+    log = open_log(directory, parts.step if resume else None, screen=None) if first else RunLog(None)
     if resume:
         renew_log(log, parts, resume)
     try:
