@@ -19,7 +19,7 @@ def distribution(
     total = math.fsum(weights.values())
     head: dict[int, float] = {}
     for token, weight in weights.items():
-        if math.fsum(head.values()) / total >= top_p:
+        if top_p < 1 and math.fsum(head.values()) / total >= top_p:
             break
         head[token] = weight
 

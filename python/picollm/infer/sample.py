@@ -59,8 +59,10 @@ def distribution(logits: Tensor, how: Sampling) -> Tensor:
     kept = torch.exp((ranked - ranked[0]) / how.temperature)  # the likeliest is 1: no overflow, and min-p reads off it
     if how.top_k is not None:
         kept[how.top_k :] = 0
-    before = torch.cumsum(kept, 0) - kept
-    kept = torch.where((before < how.top_p * kept.sum()) & (kept >= how.min_p), kept, 0.0)
+    within = kept >= how.min_p
+    if how.top_p < 1:  # 1 is off: rounding must not cut the very last ones
+        within &= torch.cumsum(kept, 0) - kept < how.top_p * kept.sum()
+    kept = torch.where(within, kept, 0.0)
     return torch.zeros_like(z).scatter_(0, ids, kept / kept.sum())
 
 
