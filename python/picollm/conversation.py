@@ -159,8 +159,12 @@ def read_part(value: object) -> Part:
 
 def write_message(message: Message) -> dict[str, object]:
     plain = [part.kind for part in message.parts] == [PartKind.TEXT]
-    content = message.text if plain else [{"type": str(part.kind), "text": part.text} for part in message.parts]
+    content = message.text if plain else [write_part(part) for part in message.parts]
     return {"role": str(message.role), "content": content}
+
+
+def write_part(part: Part) -> dict[str, str]:
+    return {"type": str(part.kind), "text": part.text}
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,15 @@ Piece = tuple[PartKind, str]
 
 
 class Spoken:
-    """Says of each token what it adds to which kind of part; half a character waits for its other half."""
+    """Says of each token what it adds to which kind of part; half a character waits for its other half.
 
-    def __init__(self, speech: Speech) -> None:
+    calls: False for a model that only continues text, to whom the marks of a call mean nothing.
+    """
+
+    def __init__(self, speech: Speech, *, calls: bool = True) -> None:
         self.speech = speech
-        self.marks = {}
-        for kind in (PartKind.PYTHON, PartKind.OUTPUT):
+        self.marks: dict[int, PartKind] = {}
+        for kind in (PartKind.PYTHON, PartKind.OUTPUT) if calls else ():
             self.marks[speech.specials[f"<|{kind}_start|>"]] = kind
             self.marks[speech.specials[f"<|{kind}_end|>"]] = PartKind.TEXT
         self.kind = PartKind.TEXT

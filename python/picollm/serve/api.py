@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_MESSAGES = 128
+MOST_PARTS = 64
 MOST_TEXT = 32 * 1024
 MOST_TOKENS = 2048
 MOST_STOPS, LONGEST_STOP = 4, 64
@@ -43,11 +44,22 @@ class Sampled(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
+class MessagePart(BaseModel):
+    """A stretch of a message: words, or in the assistant's a call of the calculator and what it gave."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    type: Literal["text", "python", "output"]
+    text: Text
+
+
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[Text, Field(min_length=1)]
+    content: (
+        Annotated[Text, Field(min_length=1)] | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PARTS)]
+    )
 
 
 class ChatRequest(Sampled):

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -15,12 +15,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as AnyHttpError
 from starlette.types import Receive, Scope, Send
 
+from picollm.conversation import Part, PartKind, write_part
 from picollm.errors import BusyError, MissingError, PicoError
 from picollm.infer.engine import Request, Token
+from picollm.infer.spoken import Spoken, parts_of
 from picollm.serve.api import ChatRequest, IdsIn, PlanIn, TextIn, TextRequest
 from picollm.serve.guard import error_body
 from picollm.serve.shapes import DONE, Json, Shape, event
-from picollm.serve.speech import End, chat_request, pieces, text_request
+from picollm.serve.speech import End, Piece, chat_request, pieces, text_request
 from picollm.serve.worker import RETRY_SECONDS, EngineFailed, Job, Worker
 from picollm.tok.tokenizer import Tokenizer
 
@@ -34,6 +36,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"description": "the body is over 256 KiB"},
     415: {"description": "the body is not application/json"},
     421: {"description": "asked by another host name"},
+    431: {"description": "over 64 header fields"},
     429: {"description": "the line is full; Retry-After says when to come back"},
     500: {"description": "the model failed on this request"},
 }
@@ -214,38 +217,50 @@ class Reply:
             self.job, self.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
 
+    def pieces(self) -> AsyncIterator[Piece | End]:
+        return pieces(self.job, Spoken(self.service.tokenizer, calls=self.shape.chat), self.stops)
+
+    def said(self, tokens: Sequence[Token]) -> list[Token]:
+        """Those that the model chose: only they have a probability."""
+        return [token for token in tokens if token.said]
+
     async def events(self) -> AsyncIterator[str]:
         shape, offset, written = self.shape, 0, 0
         if shape.chat:
             yield event(shape.chunk("", first=True))
         try:
-            async for piece in pieces(self.job, self.service.tokenizer.stream(), self.stops):
+            async for piece in self.pieces():
                 if isinstance(piece, End):
                     usage = shape.usage(len(self.request.prompt), written)
                     yield event({**shape.chunk(None, reason=piece.reason), "usage": usage})
                     continue
                 written += len(piece.tokens)
-                found = shape.logprobs(piece.tokens, offset) if self.logprobs else None
-                offset += len(piece.text)
+                told = self.said(piece.tokens) if self.logprobs else []
+                found = shape.logprobs(told, offset) if told else None
+                words = piece.text if piece.kind is PartKind.TEXT else ""
+                offset += len(words)
+                part = write_part(Part(piece.kind, piece.text)) if piece.text and not words else None
                 if piece.text or found:
-                    yield event(shape.chunk(piece.text, logprobs=found))
+                    yield event(shape.chunk(words, logprobs=found, part=part))
         except EngineFailed as error:
             yield event(error_body(500, f"the model failed: {error}"))
         yield DONE
 
     async def whole(self, http: HttpRequest) -> Response:
-        text, tokens, reason = "", list[Token](), "length"
+        heard, tokens, reason = list[tuple[PartKind, str]](), list[Token](), "length"
         with self.job:
-            async for piece in pieces(self.job, self.service.tokenizer.stream(), self.stops):
+            async for piece in self.pieces():
                 if isinstance(piece, End):
                     reason = piece.reason
                     break
-                text += piece.text
+                if piece.text:
+                    heard.append((piece.kind, piece.text))
                 tokens += piece.tokens
                 if await http.is_disconnected():
                     break
-        found = self.shape.logprobs(tokens) if self.logprobs else None
-        return JSONResponse(self.shape.whole(text, reason, found, len(self.request.prompt), len(tokens)))
+        found = self.shape.logprobs(self.said(tokens)) if self.logprobs else None
+        prompt = len(self.request.prompt)
+        return JSONResponse(self.shape.whole(parts_of(heard), reason, found, prompt, len(tokens)))
 
 
 class JobResponse(StreamingResponse):

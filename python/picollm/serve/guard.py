@@ -13,6 +13,7 @@ from typing import Any
 
 MOST_BODY = 256 * 1024
 MOST_DEPTH = 32
+MOST_FIELDS = 64  # of a request's head
 BODY_SECONDS = 10.0
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 BRACKETS = re.compile(rb"[\[\]{}]")
@@ -63,7 +64,9 @@ class Guard:
         await self.app(scope, receive, send)
 
     def admit(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> None:
-        """Raises Refused for a wrong token, a foreign Host or Origin."""
+        """Raises Refused for a wrong token, a foreign Host or Origin, too many fields."""
+        if len(scope["headers"]) > MOST_FIELDS:
+            raise Refused(431, f"a request may have {MOST_FIELDS} header fields")
         if self.token is not None and scope["path"] != "/health":
             given = b"".join(headers.get(b"authorization", [])).removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, self.token.encode()):

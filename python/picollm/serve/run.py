@@ -6,8 +6,8 @@ import uvicorn
 
 from picollm.serve.app import Service, make_app, post_paths
 from picollm.serve.guard import Guard
+from picollm.serve.wire import CONNECTIONS, Wire
 
-CONNECTIONS = 256
 MOST_HEADERS = 16 * 1024
 KEEP_ALIVE_SECONDS = 5
 GOODBYE_SECONDS = 10
@@ -34,14 +34,13 @@ def make_server(service: Service, listener: socket.socket, host: str, token: str
     return uvicorn.Server(
         uvicorn.Config(
             guarded,
-            http="h11",
+            http=Wire,
             ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GOODBYE_SECONDS,
             h11_max_incomplete_event_size=MOST_HEADERS,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from picollm.conversation import Part, PartKind, write_part
 from picollm.infer.engine import Token
 from picollm.tok.tokenizer import Tokenizer
 
@@ -32,19 +33,31 @@ class Shape:
                 "model": self.model}  # fmt: skip
 
     def chunk(
-        self, text: str | None, *, first: bool = False, reason: str | None = None, logprobs: Json | None = None
+        self,
+        text: str | None,
+        *,
+        first: bool = False,
+        reason: str | None = None,
+        logprobs: Json | None = None,
+        part: Json | None = None,
     ) -> Json:
+        """part: of a call of the calculator, or what it gave; OpenAI has no place for these, so they have their own."""
         if not self.chat:
             choice: Json = {"index": 0, "text": text or "", "finish_reason": reason, "logprobs": logprobs}
         else:
             delta: Json = {"role": "assistant"} if first else {}
             delta |= {} if text is None else {"content": text}
+            delta |= {} if part is None else {"parts": [part]}
             choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
         return {**self.head(".chunk"), "choices": [choice]}
 
-    def whole(self, text: str, reason: str, logprobs: Json | None, prompt: int, written: int) -> Json:
+    def whole(self, parts: Sequence[Part], reason: str, logprobs: Json | None, prompt: int, written: int) -> Json:
         choice: Json = {"index": 0, "finish_reason": reason, "logprobs": logprobs}
-        choice |= {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        text = "".join(part.text for part in parts if part.kind is PartKind.TEXT)
+        message: Json = {"role": "assistant", "content": text}
+        if any(part.kind is not PartKind.TEXT for part in parts):
+            message["parts"] = [write_part(part) for part in parts]
+        choice |= {"message": message} if self.chat else {"text": text}
         return {**self.head(), "choices": [choice], "usage": self.usage(prompt, written)}
 
     @staticmethod

@@ -5,9 +5,11 @@ import secrets
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from picollm.conversation import BOS, Conversation, end_of_turn, render_prompt
-from picollm.infer.engine import Finish, Request, TextStream, Token
+from picollm.conversation import BOS, Conversation, PartKind, end_of_turn, render_prompt
+from picollm.infer.calculator import Calculator
+from picollm.infer.engine import Finish, Request, Token
 from picollm.infer.sample import Sampling
+from picollm.infer.spoken import Spoken
 from picollm.serve.api import ChatRequest, Sampled, TextRequest
 from picollm.serve.worker import Job
 from picollm.tok.tokenizer import Tokenizer
@@ -19,10 +21,14 @@ UNSAID_SEEDS = 2**31
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that may be shown, and the tokens that came with it; either may be empty."""
+    """Text that may be shown, and the tokens that came with it; either may be empty.
+
+    kind: the answer's words, a call of the calculator, or what that gave.
+    """
 
     text: str
     tokens: tuple[Token, ...] = ()
+    kind: PartKind = PartKind.TEXT
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ def chat_request(said: ChatRequest, tokenizer: Tokenizer) -> Request:
     """Raises CheckError for turns out of order, UsageError where the assistant spoke last."""
     messages = [message.model_dump() for message in said.messages]
     prompt = render_prompt(Conversation.from_json(messages), tokenizer)
-    return Request(prompt, sampling(said), said.most, end_of_turn(tokenizer), said.alternatives or 0)
+    stops, tool = end_of_turn(tokenizer), Calculator(tokenizer)
+    return Request(prompt, sampling(said), said.most, stops, said.alternatives or 0, tool)
 
 
 def text_request(said: TextRequest, tokenizer: Tokenizer) -> Request:
@@ -90,7 +97,7 @@ def text_request(said: TextRequest, tokenizer: Tokenizer) -> Request:
     return Request(prompt, sampling(said), said.most, stops, said.alternatives or 0)
 
 
-async def pieces(job: Job, stream: TextStream, stops: Iterable[str]) -> AsyncIterator[Piece | End]:
+async def pieces(job: Job, heard: Spoken, stops: Iterable[str]) -> AsyncIterator[Piece | End]:
     """An answer as it may be shown: whole characters, nothing of a stop string. Ends with one `End`."""
     stop_strings = StopStrings(stops)
     reason = "length"
@@ -100,15 +107,18 @@ async def pieces(job: Job, stream: TextStream, stops: Iterable[str]) -> AsyncIte
                 if isinstance(item, Finish):
                     reason = "stop" if item is Finish.STOP else "length"
                     break
-                shown, over = stop_strings.push(stream.push(item.id))
-                yield Piece(shown, (item,))
+                kind, text = heard.push(item.id)
+                shown, over = stop_strings.push(text) if kind is PartKind.TEXT else (text, False)
+                yield Piece(shown, (item,), kind)
                 if over:
                     yield End("stop")
                     return
     except TimeoutError:
         reason = "length"
-    shown, over = stop_strings.push(stream.finish())
-    shown += "" if over else stop_strings.finish()
+    kind, text = heard.finish()
+    shown, over = stop_strings.push(text) if kind is PartKind.TEXT else (text, False)
     if shown:
-        yield Piece(shown)
+        yield Piece(shown, kind=kind)
+    if rest := "" if over else stop_strings.finish():
+        yield Piece(rest)
     yield End("stop" if over else reason)

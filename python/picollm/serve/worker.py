@@ -1,6 +1,7 @@
 """One thread that owns the model. Requests wait in a short line; whoever leaves takes his request with him.
 
-The event loop never touches the model, and the model's thread never touches a socket: they meet in a `Job`.
+What runs is decoded together: between two tokens newcomers join the batch, and who is done or gone leaves it. The event
+loop never touches the model, and the model's thread never touches a socket: they meet in a `Job`.
 """
 
 import asyncio
@@ -11,9 +12,10 @@ from types import TracebackType
 from typing import Self
 
 from picollm.errors import BusyError
-from picollm.infer.engine import Engine, Finish, Request, Token, check
+from picollm.infer.engine import Answer, Batch, Engine, Finish, Request, Token, check
 
 QUEUE = 32  # requests that may wait
+TOGETHER = 16  # requests decoded in one batch
 RETRY_SECONDS = 5
 
 
@@ -56,19 +58,40 @@ class Job:
                 return
 
 
+class Running:
+    """A job whose answer grows, and how much of it the job has been told."""
+
+    def __init__(self, job: Job, answer: Answer) -> None:
+        self.job = job
+        self.answer = answer
+        self.told = 0
+
+    def tell(self) -> bool:
+        """Hand out what is new. False once nothing more will come, or nobody waits for it."""
+        for token in self.answer.tokens[self.told :]:
+            self.job.tell(token)
+        self.told = len(self.answer.tokens)
+        if self.answer.error is not None:
+            self.job.tell(self.answer.error)
+        elif self.answer.finish is not None:
+            self.job.tell(self.answer.finish)
+        return not (self.answer.ended or self.job.left.is_set())
+
+
 class Worker:
     """The line and the thread. `busy` counts requests that run or wait."""
 
-    def __init__(self, engine: Engine, most: int = QUEUE) -> None:
+    def __init__(self, engine: Engine, most: int = QUEUE, together: int = TOGETHER) -> None:
         self.engine = engine
+        self.together = together
         self.waiting: queue.Queue[Job | None] = queue.Queue(most)
-        self.running = False
+        self.running: list[Running] = []
         self.thread = threading.Thread(target=self._run, name="picollm-model", daemon=True)
         self.thread.start()
 
     @property
     def busy(self) -> int:
-        return self.waiting.qsize() + self.running
+        return self.waiting.qsize() + len(self.running)
 
     def submit(self, request: Request) -> Job:
         """Join the line. Raises BusyError when it is full, UsageError for a prompt that the engine refuses."""
@@ -93,19 +116,49 @@ class Worker:
         self.thread.join(seconds)
 
     def _run(self) -> None:
-        while (job := self.waiting.get()) is not None:
-            if not job.left.is_set():
-                self.running = True
-                self._answer(job)
-                self.running = False
+        batch = self._new_batch()
+        while True:
+            newcomers = self._newcomers(batch)
+            if newcomers is None:
+                self._fail(EngineFailed("the server is going down"))
+                return
+            try:
+                batch.join(newcomers)
+                self._tell(batch)
+                if batch.live:
+                    batch.step()
+                    self._tell(batch)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is these requests', not the server's
+                self._fail(error)
+                batch = self._new_batch()
 
-    def _answer(self, job: Job) -> None:
-        try:
-            generation = self.engine.start(job.request)
-            for token in generation:
-                if job.left.is_set():
-                    return
-                job.tell(token)
-            job.tell(generation.finish or Finish.LENGTH)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is this request's, not the server's
-            job.tell(error)
+    def _new_batch(self) -> Batch:
+        return Batch(self.engine, self.together, self.engine.context)
+
+    def _newcomers(self, batch: Batch) -> list[Answer] | None:
+        """Who may join now; waits for somebody while nobody runs. None: the thread is to end."""
+        found: list[Answer] = []
+        while len(found) < batch.free:
+            try:
+                job = self.waiting.get(block=not (self.running or found))
+            except queue.Empty:
+                break
+            if job is None:
+                return None
+            if not job.left.is_set():
+                found.append(Answer(job.request, self.engine))
+                self.running.append(Running(job, found[-1]))
+        return found
+
+    def _tell(self, batch: Batch) -> None:
+        """Hand out what has come; who needs no more gives his place up."""
+        for one in list(self.running):
+            if not one.tell():
+                self.running.remove(one)
+                if one.answer in batch.live:
+                    batch.leave(one.answer)
+
+    def _fail(self, error: Exception) -> None:
+        for one in self.running:
+            one.job.tell(error)
+        self.running.clear()
