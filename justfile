@@ -54,6 +54,10 @@ smoke:
 page:
     uv run --group page python -m pytest tests/page
 
+# schemathesis over the server's OpenAPI description
+api:
+    uv run --group api python -m pytest tests/api
+
 # exactly what .ci/run calls
 ci: test check docs smoke page
 
@@ -98,7 +102,11 @@ coords FOLDER="dev/records/transfer":
 transfer FOLDER="dev/records/transfer":
     python -m tests.campaigns.transfer {{ FOLDER }}
 
-# benches: just bench rust (criterion) | plan (predicted against actual) | train (tokens/s) | startup | load, data
+# hostile clients against the server: oversize, slow and leaving ones, bodies gone wrong; PART of the full counts
+hostile PART="1.0":
+    python -m tests.campaigns.hostile --part {{ PART }}
+
+# benches: just bench rust (criterion) | plan (predicted against actual) | train (tokens/s) | infer (tokens/s) | startup | load, data
 bench NAME="rust" *ARGS:
     {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}
 

@@ -18,7 +18,7 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(whole)]
+WHOLE = BeforeValidator(whole)  # stands after the bounds, so that the description has them
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 
@@ -31,12 +31,12 @@ class Sampled(BaseModel):
     model: Annotated[str, Field(max_length=256)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    top_k: Annotated[Whole, Field(ge=0, le=65_536)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=65_536), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    max_tokens: Annotated[Whole, Field(ge=1, le=MOST_TOKENS)] | None = None
-    seed: Annotated[Whole, Field(ge=0, le=LARGEST_SEED)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED), WHOLE] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    n: Annotated[Whole, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     stream: bool | None = None
 
     @property
@@ -66,9 +66,9 @@ class ChatRequest(Sampled):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
-    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
 
     @property
     def most(self) -> int | None:
@@ -84,7 +84,7 @@ class TextRequest(Sampled):
     """POST /v1/completions."""
 
     prompt: Text
-    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
 
     @property
@@ -107,7 +107,7 @@ class IdsIn(BaseModel):
     """POST /detokenize."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
-    ids: Annotated[list[Annotated[Whole, Field(ge=0, lt=2**32)]], Field(max_length=MOST_TEXT)]
+    ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**32), WHOLE]], Field(max_length=MOST_TEXT)]
 
 
 class PlanIn(BaseModel):

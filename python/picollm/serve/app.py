@@ -40,6 +40,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     429: {"description": "the line is full; Retry-After says when to come back"},
     500: {"description": "the model failed on this request"},
 }
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "whole, or event by event", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 PAGE_FILES = {"app.js": "text/javascript; charset=utf-8", "style.css": "text/css; charset=utf-8"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -109,14 +112,14 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
     async def about() -> Json:
         return {**service.about, "name": service.name, "chats": service.chats, "context": worker.engine.context}
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(said: ChatRequest, http: HttpRequest) -> Response:
         if not service.chats:
             raise HTTPException(400, "this is a base model: it continues text; ask /v1/completions")
         reply = Reply(service, chat_request(said, tokenizer), said.stops, chat=True, logprobs=said.logprobs)
         return reply.streamed() if said.stream else await reply.whole(http)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def completions(said: TextRequest, http: HttpRequest) -> Response:
         if said.echo:
             raise HTTPException(400, "echo is not offered: the prompt is yours already")
@@ -149,7 +152,7 @@ def add_run_routes(app: FastAPI, service: Service) -> None:
         lines = service.metrics(name, bounded(since))
         return {"lines": lines, "next": bounded(since) + len(lines)}
 
-    @app.get("/api/events")
+    @app.get("/api/events", responses=STREAMED)
     async def events(run: str, since: int = 0) -> Response:
         first = await asyncio.to_thread(service.metrics, run, bounded(since))
         return StreamingResponse(follow(service, run, bounded(since), first), media_type="text/event-stream")
