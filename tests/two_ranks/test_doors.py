@@ -129,6 +129,44 @@ def test_a_dry_run_prints_what_plan_prints_and_needs_no_shards(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("flops", "golden"),
+    [
+        ("1e18", ("depth 12 (ratio 12.0", "2,511 steps", "1,316,487,168", "524,288 tokens/step")),
+        ("1e19", ("depth 18 (ratio 14.1", "4,375 steps", "4,587,520,000", "1,048,576 tokens/step")),
+        ("4e19", ("depth 24 (ratio 11.5", "7,989 steps", "8,377,073,664", "1,048,576 tokens/step")),
+    ],
+)
+def test_torchrun_s_dry_run_prints_the_plan_with_the_specification_s_numbers(
+    tmp_path: Path, flops: str, golden: tuple[str, ...]
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "python"), "PICOLLM_HOME": str(tmp_path)}
+    options = ["--target-flops", flops, "--vocab-size", "32768", "--gpu", "h100"]
+    dry = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "picollm.train"]
+    plan, run = (
+        subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=True).stdout
+        for command in ([*PICOLLM[:3], "plan"], [*dry, "--dry-run"])
+    )
+    assert plan == run
+    for words in golden:
+        assert words in plan, plan
+
+
+def test_a_plan_that_cannot_run_is_refused_before_torch_is_loaded(home: Layout) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "python"), "PICOLLM_HOME": str(home.root)}
+    blocked = "import sys; sys.modules['torch'] = None; from picollm.cli.main import main; main(sys.argv[1:])"
+    large = ["--depth", "64", "--max-seq-len", "2048", "--device-batch-size", "64", "--name", "too-large"]
+    for options, code, words in (
+        ([*large, "--num-iterations", "1", "--device", "cpu", "--max-epochs", "1e6"], 5, "E503"),
+        (["--shards", "nowhere", "--depth", "4"], 4, "no shards for nowhere"),
+    ):
+        command = [sys.executable, "-c", blocked, "train", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+    assert not (home.runs / "too-large").exists()
+
+
 @pytest.mark.row("K23")
 def test_two_processes_give_the_losses_of_one_as_runs_compare_says(home: Layout) -> None:
     options = ["--num-iterations", "20"]

@@ -8,7 +8,7 @@ import click
 from picollm.cli.colour import show
 from picollm.cli.knobs import request_from_words
 from picollm.cli.places import measured_bytes_per_token
-from picollm.cli.plan import planned
+from picollm.cli.plan import STRICT, planned, require_none
 from picollm.errors import CheckError, MissingError
 from picollm.layout import Layout
 from picollm.plan.compare import compare
@@ -24,16 +24,20 @@ PLAN = "plan.json"
 @click.argument("a")
 @click.argument("b")
 @click.option("--json", "machine_readable", is_flag=True, help="print one JSON object")
+@STRICT
 @click.pass_context
-def command(ctx: click.Context, a: str, b: str, machine_readable: bool) -> None:
+def command(ctx: click.Context, a: str, b: str, machine_readable: bool, strict: bool) -> None:
     """What taking B instead of A changes: data, tokens, capacity, memory, stability, budget.
 
     A and B are runs, TOML files, presets, or quoted options: picollm diff "--depth 12" "--depth 12 --bf16".
-    A quoted list may begin with a preset or a file: picollm diff tiny "tiny --depth 4". Exit 0: same, 1: different.
+    A quoted list may begin with a preset or a file: picollm diff tiny "tiny --depth 4". Exit 0: same, 1: different;
+    with --strict 3, if there is a warning for B.
     """
     first, second = plan_behind(a), plan_behind(b)
     found = compare(first, second, measured_bytes_per_token(Layout.from_env()))
     show(found, machine_readable=machine_readable)
+    if strict:
+        require_none(second.warnings)
     ctx.exit(0 if found.same else DIFFERENT)
 
 

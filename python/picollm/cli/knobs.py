@@ -65,6 +65,16 @@ class Switch(click.ParamType[bool]):
         return BOOLS[word]
 
 
+class OrAuto(click.ParamType[Any]):
+    """A value of another type, or `auto`."""
+
+    def __init__(self, kind: click.ParamType[Any]) -> None:
+        self.kind, self.name = kind, f"{kind.name}|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else self.kind.convert(value, param, ctx)
+
+
 def type_of(knob: Knob) -> click.ParamType[Any]:
     """How a value of this knob is read, wherever it is written."""
     simple: dict[Kind, click.ParamType[Any]] = {
@@ -77,7 +87,8 @@ def type_of(knob: Knob) -> click.ParamType[Any]:
         Kind.INTERVAL: IntervalType(),
         Kind.DOLLARS: Dollars(),
     }
-    return click.Choice(knob.choices) if knob.kind is Kind.CHOICE else simple[knob.kind]
+    kind = click.Choice(knob.choices) if knob.kind is Kind.CHOICE else simple[knob.kind]
+    return OrAuto(kind) if knob.auto else kind
 
 
 class KnobOption(click.Option):
@@ -219,12 +230,23 @@ def request_of(
     said, variables = from_environment(environment)
     written = from_file(config) if config else {}
     start = dict(PRESETS[preset]) if preset else {}
+    for values, names in ((flags, words), (said, variables), (written, {})):
+        spread_auto(values, names)
     return combine(
         ("flag", flags, words),
         ("env", said, variables),
         ("config", written, dict.fromkeys(written, str(config))),
         ("preset", start, dict.fromkeys(start, preset or "")),
     )
+
+
+def spread_auto(values: dict[str, Any], words: dict[str, str]) -> None:
+    """`auto` in place of a value is another knob's flag: no value, and that flag."""
+    for knob in KNOBS:
+        if knob.auto and values.get(knob.name) == "auto":
+            del values[knob.name]
+            values[knob.auto] = True
+            words[knob.auto] = f"{words.pop(knob.name, knob.flag)} auto"
 
 
 def from_flags(spelled: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -28,6 +28,7 @@ CHATS = 6000  # of smalltalk, one pass: about 200,000 tokens
 @click.option("--eval-every", type=COUNT, help="Steps between validations.")
 @click.option("--save-every", help="100 (steps) or 15min.")
 @click.option("--keep", type=int, help="Checkpoints to keep.")
+@click.option("--log", help="Dashboards beside metrics.jsonl: tensorboard,wandb,trackio.")
 @click.option("--device", help="cpu, cuda or mps.")
 @click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False))
 def command(
@@ -36,6 +37,7 @@ def command(
     chats: int,
     identity: Path | None,
     save_every: str | None,
+    log: str | None,
     device: str | None,
     runs_dir: Path | None,
     **said: object,
@@ -56,11 +58,11 @@ def command(
     if dataset_name != "smalltalk":
         if identity is not None:
             raise UsageError("--identity belongs to --dataset-name smalltalk")
-        click.echo(run_sft(base, file_chats(Path(dataset_name), left_out), request, runs, device=device))
+        click.echo(run_sft(base, file_chats(Path(dataset_name), left_out), request, runs, device=device, log=log))
         return
     talk, made = smalltalk_chats(chats, identity, request.seed)
     if request.rate_scale is None:
         request = replace(request, rate_scale=SMALLTALK_RATE_SCALE)
-    run = run_sft(base, made, request, runs, device=device)
+    run = run_sft(base, made, request, runs, device=device, log=log)
     click.echo(describe(score_smalltalk(run, talk)), err=True)
     click.echo(run)

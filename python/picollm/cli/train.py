@@ -19,9 +19,11 @@ from picollm.cli.plan import QUIET, STRICT, planned, quiet_codes, quieted, requi
 from picollm.errors import PicoError, StoppedError
 from picollm.plan.knobs import BY_NAME
 from picollm.plan.render import render
-from picollm.plan.request import TrainRequest
+from picollm.plan.request import RESUME_WORDS, TrainRequest
 
 VERDICT = "PICOLLM_VERDICT"  # a file to which rank 0 writes its exit code; torchrun's own is 0 or 1
+OUT_OF_MEMORY = 5  # exit code
+DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # by default SIGUSR1 kills the launcher and orphans the workers
 
 
@@ -44,6 +46,8 @@ def command(
             require_none(plan.warnings)
         if dry_run:
             return
+    if measure_plan is None:
+        refuse_early(request)
     if (request.nproc or 1) > 1 and "RANK" not in os.environ:
         sys.exit(launch(request.nproc or 1, without_ranks(sys.argv[sys.argv.index("train") + 1 :])))
 
@@ -60,6 +64,21 @@ def command(
         as_a_rank(work)
     else:
         work()
+
+
+def refuse_early(request: TrainRequest) -> None:
+    """Say what no torch is needed for: loading it takes seconds, and a plan that cannot run is refused all the same.
+
+    A run that is gone on with by name brings its own options; a GPU that only torch can see may be the larger one.
+    """
+    if request.resume not in RESUME_WORDS:
+        return
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    plan = planned(request if ranks == 1 else replace(request, nproc=ranks))
+    certain = plan.device == "cuda" or request.device == "cpu" or not any(map(Path.exists, DRIVERS))
+    for problem in plan.problems:
+        if problem.exit_code != OUT_OF_MEMORY or (certain and sys.platform == "linux"):
+            raise problem.error()
 
 
 def as_a_rank(work: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from picollm.conversation import Conversation
 from picollm.errors import CheckError, MissingError, SourceError, UsageError
 
 KINDS = ("jsonl", "ndjson", "json")
+SHARD = "picollm shard"
 LONGEST_LINE = 16 << 20  # bytes; a longer line is not a conversation
 
 
@@ -18,7 +19,9 @@ def read_chats(path: Path) -> Iterator[Conversation]:
     if not path.is_file():
         raise MissingError(f"{path}: no such file", hint="give a .jsonl or .jsonl.gz file, or smalltalk")
     if path.name.removesuffix(".gz").rpartition(".")[2] not in KINDS:
-        raise UsageError(f"{path}: not a .jsonl or .jsonl.gz file")
+        raise UsageError(
+            f"{path}: not a .jsonl or .jsonl.gz file", hint=f"plain text belongs into shards: {SHARD} {path}"
+        )
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from read_lines(file, path)
@@ -57,7 +60,10 @@ def read_lines(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[Conversat
         if line.isspace():
             continue
         try:
-            yield Conversation.from_json(json.loads(line))
+            value = json.loads(line)
+            if isinstance(value, dict) and "messages" not in value and isinstance(value.get("text"), str):
+                raise CheckError("W102 plain text, no conversation", hint=f"{SHARD} {path}, then picollm train")
+            yield Conversation.from_json(value)
         except (ValueError, RecursionError) as error:
             raise CheckError(f"{path}, line {number}: not JSON: {error!s:.200}") from None
         except CheckError as error:

@@ -23,6 +23,11 @@ CODES = (
         remedy="picollm sft --dataset-name SOURCE, which renders turns and masks the loss",
     ),
     Code(
+        "W102", "plain text is given to `sft`", by="sft", knobs=("dataset_name",),
+        why="Fine-tuning learns what the assistant says; running text has no turns, and nothing in it would be asked.",
+        remedy="picollm shard SOURCE, then picollm train",
+    ),
+    Code(
         "W103", "the text column is often empty or looks like metadata", by="shard, data peek", knobs=("dataset_name",),
         why="Addresses, titles and labels tokenize as well as prose does; the mistake shows only after training.",
         remedy="look with picollm data peek SOURCE; name another --text-column",

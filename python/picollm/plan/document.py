@@ -113,7 +113,8 @@ def closed(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def value_type(knob: Knob) -> dict[str, Any]:
-    return {"enum": list(knob.choices)} if knob.kind is Kind.CHOICE else dict(TYPES[knob.kind])
+    plain = {"enum": list(knob.choices)} if knob.kind is Kind.CHOICE else dict(TYPES[knob.kind])
+    return {"anyOf": [plain, {"const": "auto"}]} if knob.auto else plain
 
 
 def schema_text() -> str:

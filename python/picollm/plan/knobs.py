@@ -50,6 +50,7 @@ class Knob:
 
     `example`: options to put behind `--preset tiny` in order to see its effect. `may_change`: another value may
     continue a started run (decision 18). `plan_only`: `train` ignores it. `bare`: what the option means without value.
+    `auto`: a flag knob that the word `auto` sets, in place of a value.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Knob:
     aliases: tuple[str, ...] = ()
     unit: str = ""
     bare: str = ""
+    auto: str = ""
     choices: tuple[str, ...] = ()
     switches: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[Question, str] = field(default_factory=dict)
@@ -338,9 +340,9 @@ BATCH_KNOBS = (
         "device_batch_size", E, Kind.INT, "the largest that the memory model allows",
         example="--device-batch-size 2",
         why="Rows per device and micro-step. Accumulation fills up to the same total: memory and speed change, the"
-        " result does not.",
+        " result does not. `auto`: what the ledger allows, and fewer if a step does not fit (--auto-batch).",
         too_low="the device idles between small kernels", too_high="out of memory",
-        aliases=("batch_size",), unit="rows", warnings=("E503",), may_change=True,
+        aliases=("batch_size",), unit="rows, or auto", auto="auto_batch", warnings=("E503",), may_change=True,
         changes={Q.MEMORY: "activations"},
     ),
     Knob(

@@ -9,6 +9,7 @@ from picollm.errors import UsageError
 from picollm.plan.knobs import BY_NAME, GROUPS, HORIZONS
 
 INTERVAL = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(steps?|s|sec|min|h|usd)?")
+RESUME_WORDS = (None, "auto", "never")  # of --resume; anything else is a run
 SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 
 

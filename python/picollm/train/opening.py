@@ -12,7 +12,7 @@ from picollm.errors import CheckError, MissingError, PicoError, PlanMismatch, Us
 from picollm.plan import config as toml
 from picollm.plan.facts import DataFacts
 from picollm.plan.knobs import TIMED
-from picollm.plan.request import TrainRequest
+from picollm.plan.request import RESUME_WORDS, TrainRequest
 from picollm.plan.resolve import resolve
 from picollm.plan.speed import with_measured
 from picollm.plan.trainplan import TrainPlan, same_run
@@ -26,7 +26,6 @@ CHECKPOINTS = "checkpoints"
 MEASURED, MEASURED_FORMAT = "measured.json", "picollm-measured/1"
 FORMAT = "picollm-run/1"
 PRIVATE = 0o700
-RESUME_WORDS = (None, "auto", "never")
 
 
 @dataclass(frozen=True)

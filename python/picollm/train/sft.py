@@ -39,6 +39,7 @@ from picollm.runtime.precision import compute_dtype
 from picollm.runtime.runlog import RunLog, open_log
 from picollm.runtime.signals import watch
 from picollm.runtime.together import on_rank_zero
+from picollm.runtime.trackers import names, open_trackers
 from picollm.tok.tokenizer import Tokenizer
 from picollm.train.due import renew_log, write_best
 from picollm.train.kernels import attention_of
@@ -105,12 +106,15 @@ def run_sft(
     runs: Path,
     *,
     device: str | None = None,
+    log: str | None = None,
     screen: TextIO | None = sys.stderr,
 ) -> Path:
     """Tune `model` (a run or checkpoint folder) on `chats`, or go on with a tuning that was stopped; its folder.
 
-    Raises as `run_training` does; every rank of a torchrun world calls this.
+    `log`: dashboards beside `metrics.jsonl`, as `--log` names them. Raises as `run_training` does; every rank of a
+    torchrun world calls this.
     """
+    names(log)  # before anything is opened
     with World.open(devices.choose(device)) as world, ExitStack() as hold:
         screen = screen if world.rank == 0 else None
         devices.settle(world.device)
@@ -129,7 +133,7 @@ def run_sft(
             return opened.directory
         try:
             on_rank_zero(world, lambda: begin(opened, versions()))
-            tune(opened, base, chats, rows, world, screen)
+            tune(opened, base, chats, rows, world, screen, log)
         except PicoError as error:
             leave(opened.directory, world, type(error).__name__, error.exit_code, error.message)
             raise
@@ -200,7 +204,9 @@ def open_tuning(plan: TrainPlan, runs: Path, base: Base, hold: ExitStack) -> Ope
     return Opened(directory, plan) if saved is None else standing(directory, plan)
 
 
-def tune(opened: Opened, base: Base, chats: Chats, rows: Dialogs, world: World, screen: TextIO | None) -> None:
+def tune(
+    opened: Opened, base: Base, chats: Chats, rows: Dialogs, world: World, screen: TextIO | None, trackers: str | None
+) -> None:
     """Build from the base checkpoint, resume if there is something to resume, and train to the end."""
     plan = opened.plan
     torch.manual_seed(plan.seed)
@@ -215,6 +221,8 @@ def tune(opened: Opened, base: Base, chats: Chats, rows: Dialogs, world: World, 
         restore(parts, opened.resume)
     with watch(parts.stop):
         log = open_tuning_log(opened, base, rows.facts, parts, screen)
+        if world.rank == 0:
+            log.trackers = open_trackers(trackers, opened.directory, plan.request, parts.step)
         try:
             carry_out(plan, parts, log)
         finally:

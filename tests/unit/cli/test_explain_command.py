@@ -88,6 +88,12 @@ def test_values_beside_each_other_keep_the_rest(capsys: pytest.CaptureFixture[st
     assert [row["value"] for row in json.loads(run(capsys, *words)[1])["rows"]] == [10, 20]
 
 
+def test_a_strict_diff_refuses_a_warning_for_b(capsys: pytest.CaptureFixture[str]) -> None:
+    warned = "--preset tiny --head-dim 16"
+    assert run(capsys, "diff", "tiny", warned)[0] == 1
+    assert run(capsys, "diff", "--strict", "tiny", warned)[0] == 3
+
+
 def test_diff_answers_0_for_the_same_and_1_for_another(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "diff", "tiny", "--preset tiny")[0] == 0
     code, out, _ = run(capsys, "diff", "tiny", "tiny --depth 4", "--json")

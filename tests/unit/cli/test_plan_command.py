@@ -209,3 +209,21 @@ def test_fp8_on_a_cpu_is_refused_and_auto_leaves_it_out(capsys: pytest.CaptureFi
         main([*words, "--fp8=auto", *(["--dry-run"] if command == "train" else [])])
     assert planned.value.code == 0
     assert "cpu, fp32, eager" in capsys.readouterr().out
+
+
+def test_the_word_auto_for_the_rows_is_the_ledger_and_the_flag_wherever_it_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--depth", "12", "--json"]
+    _, unsaid, _ = run(capsys, *words)
+    _, flag, _ = run(capsys, *words, "--batch-size", "auto")
+    monkeypatch.setenv("PICOLLM_DEVICE_BATCH_SIZE", "auto")
+    _, variable, _ = run(capsys, *words)
+    monkeypatch.delenv("PICOLLM_DEVICE_BATCH_SIZE")
+    (tmp_path / "c.toml").write_text('[effort]\ndevice_batch_size = "auto"\n')
+    _, file, _ = run(capsys, *words, "--config", str(tmp_path / "c.toml"))
+    for found in map(json.loads, (flag, variable, file)):
+        assert found["device_batch"] == json.loads(unsaid)["device_batch"]
+        assert "--auto-batch" in found["command"]
+    assert json.loads(flag)["origins"]["auto_batch"] == "flag --batch-size auto"
+    assert run(capsys, *words, "--device-batch-size", "many")[0] == 2

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tests.unit.train.base_run import base_run
 
 from picollm.cli.sft import command
-from picollm.errors import UsageError
+from picollm.errors import CheckError, UsageError
 
 FEW = ["--num-iterations", "2", "--total-batch-size", "256"]
 
@@ -30,6 +30,23 @@ def test_smalltalk_and_a_file_become_runs_whose_names_are_said(runs: Path, tmp_p
         assert result.stdout.strip() == str(runs / name)
         assert json.loads((runs / name / "exit.json").read_text())["reason"] == "finished"
     assert (runs / "base-sft" / "evals" / "facts.json").is_file()
+
+
+def test_an_unknown_dashboard_is_refused_first(runs: Path) -> None:
+    command_line = ["base", "--chats", "50", *FEW, "--runs-dir", str(runs), "--name"]
+    with pytest.raises(UsageError, match="nosuch"):
+        CliRunner().invoke(command, [*command_line, "boards", "--log", "nosuch"], catch_exceptions=False)
+    assert not (runs / "boards").exists()
+
+
+def test_plain_text_is_sent_to_the_stage_it_fits(runs: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "Once upon a time"}\n')
+    with pytest.raises(CheckError, match="W102 plain text") as caught:
+        CliRunner().invoke(
+            command, ["base", "--dataset-name", str(text), "--runs-dir", str(runs)], catch_exceptions=False
+        )
+    assert caught.value.hint.startswith("picollm shard")
 
 
 def test_options_that_contradict_each_other_are_refused(runs: Path) -> None:
