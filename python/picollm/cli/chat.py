@@ -2,13 +2,19 @@
 
 import io
 import secrets
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from picollm.errors import UsageError
 from picollm.layout import Layout
+
+if TYPE_CHECKING:
+    from picollm.chat.repl import Talk
 
 UNSAID_SEEDS = 2**31  # a drawn seed stays short enough to type again
 
@@ -16,6 +22,7 @@ UNSAID_SEEDS = 2**31  # a drawn seed stays short enough to type again
 @click.command("chat")
 @click.argument("model", required=False)
 @click.option("-p", "--prompt", help="Answer this once and leave.")
+@click.option("--compare", help="Two models, such as base,sft: each prompt to both, the answers side by side.")
 @click.option("-t", "--temperature", type=float, default=0.7, show_default=True, help="0 takes the likeliest token.")
 @click.option("--top-k", type=int, default=50, show_default=True, help="Only the k likeliest tokens; 0 for all.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Only the likeliest that sum to this.")
@@ -29,6 +36,7 @@ UNSAID_SEEDS = 2**31  # a drawn seed stays short enough to type again
 def command(
     model: str | None,
     prompt: str | None,
+    compare: str | None,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -47,9 +55,7 @@ def command(
 
     seed = secrets.randbelow(UNSAID_SEEDS) if seed is None else seed
     how = Sampling(temperature, top_k if top_k > 0 else None, top_p, min_p, seed)
-    path = find_model(model, runs_dir or Layout.from_env().runs)
-    talk, about = open_talk(path, how, max_tokens=max_tokens, system=system, device=device)
-
+    runs = runs_dir or Layout.from_env().runs
     clean: Callable[[str], str] = str if raw else printable
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -60,10 +66,37 @@ def command(
     def note(text: str) -> None:
         click.echo(printable(text), err=True)
 
-    note(f"{path} · {about} · seed {seed}")
+    def opened(said: str | None) -> "Talk":
+        path = find_model(said, runs)
+        talk, about = open_talk(path, how, max_tokens=max_tokens, system=system, device=device)
+        note(f"{path} · {about} · seed {seed}" + ("" if said else " · the run that finished last"))
+        return talk
+
+    if compare is not None:
+        side_by_side([name.strip() for name in compare.split(",")], model, prompt, opened, write)
+        return
+    talk = opened(model)
     if prompt is None:
         converse(talk, lambda: input("you> " if sys.stdin.isatty() else ""), write, note)
         return
     if not talk.chats:
         note("a base model: it continues your text and does not answer")
     answer(talk, prompt, write, note)
+
+
+def side_by_side(
+    names: list[str],
+    model: str | None,
+    prompt: str | None,
+    opened: "Callable[[str | None], Talk]",
+    write: Callable[[str], None],
+) -> None:
+    """`--compare`: the prompt of -p, else each line of the input."""
+    from picollm.chat.compare import compare
+
+    if len(names) != 2 or not all(names) or model is not None:
+        raise UsageError("--compare takes two models and no other", hint="picollm chat --compare base,sft")
+    typed = (line.strip() for line in sys.stdin)
+    prompts = iter([prompt]) if prompt is not None else (line for line in typed if line)
+    one, other = names
+    compare((opened(one), opened(other)), (one, other), prompts, write, shutil.get_terminal_size((100, 24)).columns)

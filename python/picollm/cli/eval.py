@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from picollm.cli.options import COUNT
-from picollm.errors import MissingError
+from picollm.errors import MissingError, UsageError
 from picollm.layout import Layout
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ LINE = "{:<34} {:>6} {:>7}  {:>8} {:>7}  {:>8}"
     show_default=True,
     help="Comma list: bpb, core, arc-easy, arc-challenge, mmlu, gsm8k, humaneval.",
 )
+@click.option("--val-shards", help="Bits per byte on another shard set, made with the same tokenizer.")
+@click.option("--final", is_flag=True, help="Read a test split (with --val-shards): once, when all is decided.")
 @click.option("--data", help="Where the tasks' files lie: a folder or hf://owner/name.  [default: each task's own]")
 @click.option("--allow-code-exec", is_flag=True, help="Run the code that the model writes (humaneval), in a sandbox.")
 @click.option("--max-per-task", type=COUNT, help="Ask only so many questions of each task.  [default: all]")
@@ -40,6 +42,8 @@ LINE = "{:<34} {:>6} {:>7}  {:>8} {:>7}  {:>8}"
 def command(
     model: str | None,
     tasks: str,
+    val_shards: str | None,
+    final: bool,
     data: str | None,
     allow_code_exec: bool,
     max_per_task: int | None,
@@ -66,7 +70,7 @@ def command(
     click.echo(f"{loaded.meta.path} · {loaded.meta.stage} · step {loaded.meta.step:,}", err=True)
     parts: dict[str, dict[str, Any]] = {}
     if "bpb" in names:
-        parts["bpb"] = say_bpb(loaded, as_json)
+        parts["final" if final else "bpb"] = say_bpb(loaded, as_json, val_shards, final)
     exam = Sitting(loaded, max_per_task, batch_tokens, as_json)
     if "core" in sources:
         parts["core"] = exam.core(sources["core"])
@@ -123,12 +127,16 @@ def run_of(checkpoint: Path) -> Path:
     return run if (run / "plan.json").is_file() else checkpoint
 
 
-def say_bpb(loaded: "Loaded", quiet: bool) -> dict[str, Any]:
-    """Bits per byte on the run's own validation rows."""
+def say_bpb(loaded: "Loaded", quiet: bool, val_shards: str | None, final: bool) -> dict[str, Any]:
+    """Bits per byte on the run's own validation rows, or on those of another set."""
+    from dataclasses import replace
+
     import torch
 
     from picollm.evals.bpb import bits_per_byte
     from picollm.runtime.dist import World
+    from picollm.shards.manifest import ShardSet
+    from picollm.train.data import found_again, is_test, with_validation
     from picollm.train.opening import read_plan
     from picollm.train.validate import rows_of, validation_stream
 
@@ -136,13 +144,24 @@ def say_bpb(loaded: "Loaded", quiet: bool) -> dict[str, Any]:
     plan = read_plan(run)
     if plan is None or plan.data is None:
         raise MissingError(f"{run}: no plan.json that names its shards", hint="--task core, which needs none")
+    layout = Layout.from_env()
+    data = found_again(plan.data, run, layout)
+    if val_shards is not None:
+        data = with_validation(data, ShardSet.open(data.path), val_shards, layout, final=final)
+    if final and not (data.val_path and is_test(ShardSet.open(data.val_path))):
+        raise UsageError(
+            "--final reads a test split, and none is named",
+            hint="picollm shard SOURCE --dataset-split test --val-ppm 0 --out shards/NAME-test, then --val-shards that",
+        )
+    plan = replace(plan, data=data, val_tokens=data.val_tokens if data.val_path else plan.val_tokens)
     lengths = torch.tensor(loaded.tokenizer.byte_lengths())
     _, steps = rows_of(plan)
     with World.open(str(loaded.model.embed.weight.device.type)) as world, validation_stream(plan, world) as stream:
         found = bits_per_byte(loaded.model, stream, lengths, world, steps)
     if not quiet:
         size = f"{found.tokens:,} tokens, {found.bytes:,} bytes"
-        click.echo(f"{found.bpb:.4f} bits per byte over {size} of {plan.data.name} (rows {found.set_hash})")
+        name = Path(data.val_path).name or data.name
+        click.echo(f"{found.bpb:.4f} bits per byte over {size} of {name} (rows {found.set_hash})")
     return found.to_json()
 
 

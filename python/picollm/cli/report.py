@@ -57,6 +57,8 @@ def comparable(run: "Run") -> bool:
 
 def add_baselines(run: Path) -> "dict[str, BitsPerByte]":
     """Ask unigram, bigram and gzip for the rows the run validates on; also left in evals/baselines.json."""
+    from dataclasses import replace
+
     from picollm.evals.baselines import FIT_TOKENS, measure
     from picollm.evals.bpb import fixed_rows
     from picollm.runtime import durable
@@ -64,12 +66,15 @@ def add_baselines(run: Path) -> "dict[str, BitsPerByte]":
     from picollm.runtime.dist import World
     from picollm.shards.manifest import ShardSet
     from picollm.tok.tokenizer import Tokenizer
+    from picollm.train.data import found_again
     from picollm.train.opening import read_plan
     from picollm.train.validate import rows_of, validation_stream
 
     plan = read_plan(run)
     if plan is None or plan.data is None:
         raise MissingError(f"{run}: no plan.json", hint="name the run's folder, as training left it")
+    plan = replace(plan, data=found_again(plan.data, run, Layout.from_env()))
+    assert plan.data is not None
     shards = ShardSet.open(Path(plan.data.path), plan.data.fingerprint)
     tokenizer = Tokenizer.load(shards.path)
     spelling = [tokenizer.token_bytes(token) if size else b"" for token, size in enumerate(tokenizer.byte_lengths())]

@@ -13,7 +13,15 @@ from picollm.plan.trainplan import TrainPlan
 from picollm.plan.values import shown, value_of
 
 SCHEMA = "picollm.diff/1"
-PLACES = ("name", "runs_dir", "resume", "shards", "dataset_name", "tokenizer")  # names, not what is behind them
+PLACES = (
+    "name",
+    "runs_dir",
+    "resume",
+    "shards",
+    "val_shards",
+    "dataset_name",
+    "tokenizer",
+)  # names, not what is behind them
 SAME_BYTES = 0.005  # a ledger line that moves by less than this share of the whole is no change of memory
 LABELS = {"embed": "wte", "head": "lm_head", "value_embeds": "value", "matrices": "matrices"}
 

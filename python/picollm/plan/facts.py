@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from picollm.errors import CheckError, MissingError, OutOfMemoryError, PicoError, UsageError
 
@@ -36,7 +36,10 @@ class Shards(Protocol):
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A shard set in numbers. `train_bytes`, `val_bytes`: UTF-8 bytes of the text."""
+    """A shard set in numbers. `train_bytes`, `val_bytes`: UTF-8 bytes of the text.
+
+    val_path, val_split, val_fingerprint: the set and the split that validation rows come from, where it is another.
+    """
 
     name: str
     path: str
@@ -49,6 +52,9 @@ class DataFacts:
     val_documents: int = 0
     train_bytes: int = 0
     val_bytes: int = 0
+    val_path: str = ""
+    val_split: Literal["train", "val"] = "val"
+    val_fingerprint: str = ""
 
     @classmethod
     def of(cls, shards: Shards) -> Self:

@@ -128,6 +128,15 @@ DATA_KNOBS = (
         changes={Q.DISTRIBUTION: "other documents", Q.GRANULARITY: "the shards bring their tokenizer"},
     ),
     Knob(
+        "val_shards", D, Kind.PATH, "the validation documents of --shards",
+        example="--val-shards shards/tinystories-validation",
+        why="Where validation rows come from, if not from the set itself: a set made from a data set's own validation"
+        " split, so that runs on other data compare. Never a file that is trained on, nor a test split, which"
+        " `picollm eval --final` alone reads.",
+        unit="directory",
+        changes={},
+    ),
+    Knob(
         "seed", D, Kind.INT, "1337",
         example="--seed 1338",
         why="One seed for initial values and row order: the same command gives the same run. Two seeds show how much"

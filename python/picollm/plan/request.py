@@ -63,6 +63,7 @@ class TrainRequest:
     dataset_split: str | None = None
     text_column: str | None = None
     shards: str | None = None
+    val_shards: str | None = None
     seed: int | None = None
     max_epochs: float | None = None
     # how text becomes tokens

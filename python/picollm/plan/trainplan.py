@@ -181,6 +181,8 @@ def _identity(plan: TrainPlan) -> dict[str, Any]:
     flat |= {f"optim.{name}": value for name, value in values["optim"].items()}
     if plan.data:
         flat |= {"shards": plan.data.fingerprint, "tokenizer": plan.data.tokenizer_sha256}
+    if plan.data and plan.data.val_fingerprint:
+        flat |= {"val_shards": plan.data.val_fingerprint}
     flat["fp8"] = values["request"].get("fp8", "off")  # what was said: `auto` may mean another thing on each machine
     kept = ("steps", "rows_per_step", "tokens_per_step", "seed", "packing", "val_tokens", "dtype")
     return flat | {name: values[name] for name in kept}

@@ -32,6 +32,7 @@ READERS: Mapping[str, Callable[[TrainPlan], Any]] = {
     "dataset_split": _said("dataset_split", None),
     "text_column": _said("text_column", None),
     "shards": lambda plan: plan.data.path if plan.data else plan.request.get("shards"),
+    "val_shards": lambda plan: (plan.data and plan.data.val_path) or plan.request.get("val_shards"),
     "seed": lambda plan: plan.seed,
     "max_epochs": lambda plan: plan.max_epochs,
     "tokenizer": lambda plan: plan.data.tokenizer_sha256[:12] if plan.data else plan.request.get("tokenizer"),

@@ -41,7 +41,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     500: {"description": "the model failed on this request"},
 }
 STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "whole, or event by event", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {"description": "whole, or event by event", "content": {"text/event-stream": {}}}
 }
 PAGE_FILES = {"app.js": "text/javascript; charset=utf-8", "style.css": "text/css; charset=utf-8"}
 POLICY = (

@@ -1,13 +1,14 @@
 """Which shards a run reads, and whether they may be read with this tokenizer. No torch."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
-from picollm.errors import MissingError, TokenizerMismatch
+from picollm.errors import MissingError, TokenizerMismatch, UsageError
 from picollm.layout import Layout
 from picollm.plan.facts import DataFacts
 from picollm.plan.request import TrainRequest
-from picollm.shards.manifest import ShardSet
+from picollm.shards.manifest import ShardSet, Split
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -28,10 +29,75 @@ def facts(request: TrainRequest, layout: Layout) -> DataFacts | None:
     found = find_shards(request, layout)
     if found is None:
         return None
-    data = DataFacts.of(ShardSet.open(found))
+    shards = ShardSet.open(found)
+    no_test_split(shards)
+    data = DataFacts.of(shards)
     if request.tokenizer is not None:
         check_tokenizer(request.tokenizer, layout, data)
-    return data
+    return with_validation(data, shards, request.val_shards, layout) if request.val_shards else data
+
+
+def with_validation(data: DataFacts, shards: ShardSet, said: str, layout: Layout, *, final: bool = False) -> DataFacts:
+    """The data with validation rows of another set, or of one split of it, named by a file. final: of a test split too.
+
+    Raises MissingError, TokenizerMismatch, and UsageError for rows that are trained on, or kept for the end.
+    """
+    places = (Path(said), layout.shards / said)
+    at = next((place for place in places if (place / MANIFEST).is_file() or place.suffix == ".bin"), None)
+    if at is None:
+        raise MissingError(f"--val-shards {said}: no shard set there", hint="picollm shard SOURCE --dataset-split NAME")
+    other = ShardSet.open(at.parent if at.suffix == ".bin" else at)
+    if not final:
+        no_test_split(other)
+    split: Split = "val" if other.val_documents else "train"
+    if at.suffix == ".bin":
+        split = "train" if at.name.startswith("train_") else "val"
+    trained_on = {file.blake3 for file in shards.splits["train"]} & {file.blake3 for file in other.splits[split]}
+    if trained_on:
+        raise UsageError(
+            f"validation shards overlap training shards: {len(trained_on)} of the {len(other.splits[split])} {split} "
+            f"files of {other.path} are trained on",
+            hint="leave --val-shards out: the set keeps documents for validation by itself",
+        )
+    if other.tokenizer_sha256 != data.tokenizer_sha256:
+        raise TokenizerMismatch(
+            f"shards {data.name} were made with tokenizer {data.tokenizer_sha256}, {other.path} with "
+            f"{other.tokenizer_sha256}",
+            hint="picollm shard SOURCE --tokenizer with the tokenizer of the training shards",
+        )
+    found = other.totals[split]
+    return replace(
+        data,
+        val_path=str(other.path),
+        val_split=split,
+        val_fingerprint=other.fingerprint,
+        val_tokens=found.n_tokens,
+        val_documents=found.n_docs,
+        val_bytes=found.utf8_bytes,
+    )
+
+
+def no_test_split(shards: ShardSet) -> None:
+    """Raises UsageError for a set made from a data set's test split."""
+    if is_test(shards):
+        raise UsageError(
+            f"{shards.path} was made from the split {shards.manifest['source']['split']!r}, which is for the end",
+            hint=f"picollm eval RUN --final --val-shards {shards.path}",
+        )
+
+
+def is_test(shards: ShardSet) -> bool:
+    return str(shards.manifest["source"].get("split", "")).startswith("test")
+
+
+def found_again(data: DataFacts, run: Path, layout: Layout) -> DataFacts:
+    """The data of a run with its paths as they are from here: they were written down where the run was started."""
+
+    def here(path: str) -> str:
+        places = (Path(path), run.resolve().parent.parent / path, layout.root / path, layout.shards / Path(path).name)
+        return str(next((place for place in places if (place / MANIFEST).is_file()), path))
+
+    return replace(data, path=here(data.path), val_path=here(data.val_path) if data.val_path else "")
 
 
 def check_tokenizer(said: str, layout: Layout, data: DataFacts) -> None:

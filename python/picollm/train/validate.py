@@ -52,9 +52,10 @@ def validation_stream(plan: TrainPlan, world: World) -> Stream:
     """The validation rows in stored order, once; of them a run reads the first `rows_of(plan)`."""
     assert plan.data is not None
     per_step, _ = rows_of(plan)
+    elsewhere = bool(plan.data.val_path)
     return Stream(
-        Path(plan.data.path),
-        split="val",
+        Path(plan.data.val_path if elsewhere else plan.data.path),
+        split=plan.data.val_split,
         seq_len=plan.seq_len,
         batch_size=min(plan.device_batch, -(-per_step // world.size)),
         rows_per_step=per_step,
@@ -65,7 +66,7 @@ def validation_stream(plan: TrainPlan, world: World) -> Stream:
         epochs=1,
         threads=1,
         device=world.device,
-        fingerprint=plan.data.fingerprint,
+        fingerprint=plan.data.val_fingerprint if elsewhere else plan.data.fingerprint,
         tokenizer=plan.data.tokenizer_sha256,
     )
 

@@ -7,11 +7,10 @@ ROWS = tuple(f"K{number}" for number in range(1, 51))
 MARK = re.compile(r'mark\.row\(((?:"[A-Z]+[0-9]+"(?:, )?)+)\)')
 
 WAITING = {
-    "K5": "--val-shards and `eval --final`: the evaluation issue (C)",
     "K25": "a rate of 50 stays finite under the soft cap (loss 10 nats), so nothing is skipped; 1e30 shows E501",
     "K38": "train without Triton: a GPU; without a C++ compiler on a CPU it is tested",
     "K39": "`speedrun`: after the first release",
-    "K46": "`chat --compare`: the chat issue (F)",
+    "K46": "the page shows one model: `picollm serve` loads one",
     "K49": "CUDA's own refusal: a GPU; going on with half the rows (--auto-batch) once the system has refused: the "
     "loader's new thread was refused as well in 3 of 13 tries; the refusal itself is tested",
 }
