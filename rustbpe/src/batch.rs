@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::encode::{Cache, Encoder, Id, Tokenizer};
 use crate::split::safe_cut;
+use crate::threads::on_threads;
 use crate::{Control, Error, Result};
 
 /// What one thread takes at a time, bytes.
@@ -74,12 +75,7 @@ pub fn encode<I: Id, T: AsRef<[u8]> + Sync>(
             }
         });
     };
-    std::thread::scope(|scope| {
-        for _ in 1..workers.clamp(1, turns.len().max(1)) {
-            scope.spawn(work);
-        }
-        work();
-    });
+    on_threads(workers.clamp(1, turns.len().max(1)), "encode", work);
     ctl.check()?;
     let mut encoded = Encoded { parts: Vec::with_capacity(turns.len()), offsets: vec![0; texts.len() + 1] };
     let mut before = 0;

@@ -1,7 +1,8 @@
 //! Pieces → distinct pieces with 64-bit counts, in an order no thread can change.
 //!
-//! Threads take segments in order and count each into a table of its own; tables are added up in
-//! segment order, so that a limit on the text falls on the same segment whatever the speed of the threads.
+//! Threads take segments in order. Whether a segment counts depends on the text of those before it and on nothing else, so
+//! that a limit falls on the same segment whatever the speed of the threads: while one of those is still being counted, the
+//! segment waits in a table of its own, and goes into its thread's table after that. Threads share numbers, and tables at the end.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +16,8 @@ pub(crate) use piece::ShortPiece;
 use tally::{Tally, merge_runs};
 
 use crate::source::{self, FileEntry, ReadOptions, ReadReport, Segment, Supply, await_files};
-use crate::split::{Pattern, for_each_piece};
+use crate::split::Pattern;
+use crate::threads::on_threads;
 use crate::{Control, Error, Result};
 
 /// Documents of a source, and which of them are for training.
@@ -267,42 +269,50 @@ fn count_jobs(jobs: &Jobs<'_>, pattern: Pattern, limits: Limits, workers: usize,
     let share = limits.max_ram.map_or(usize::MAX, |most| (most as usize / 10).max(1 << 20));
     ctl.total.store(jobs.count as u64, Relaxed);
     let work = || {
-        // Where all is counted, one table per thread and one sum at the end; else a table per job, added in order.
-        let (mut mine, most) =
-            (Tally::default(), if limits.max_chars.is_none() { share / workers } else { usize::MAX });
+        let (mut mine, mut waiting) = (Tally::default(), Vec::new());
         while !enough.load(Relaxed) {
             let job = taken.fetch_add(1, Relaxed);
             if job >= jobs.count {
                 break;
             }
-            let seen = count_job(job, jobs, pattern, &enough, (&mut mine, most), ctl);
+            let surely = limits.max_chars.is_none() || lock(&ledger).next == job;
+            let mut apart = Tally::default();
+            let table = if surely { &mut mine } else { &mut apart };
+            let seen = count_job(job, jobs, pattern, &enough, (table, share / workers), ctl);
             if enough.load(Relaxed) {
                 break;
             }
             ctl.done.fetch_add(1, Relaxed);
-            let tally = if limits.max_chars.is_some() { std::mem::take(&mut mine) } else { Tally::default() };
-            let mut ledger = lock(&ledger);
-            ledger.pending.insert(job, seen.map(|seen| (tally, seen)));
-            if ledger.settle(limits.max_chars, share) {
-                enough.store(true, Relaxed);
+            if !surely {
+                waiting.push((job, apart));
+            }
+            let next = {
+                let mut ledger = lock(&ledger);
+                ledger.pending.insert(job, seen);
+                if ledger.settle(limits.max_chars) {
+                    enough.store(true, Relaxed);
+                }
+                ledger.next
+            };
+            for (_, table) in waiting.extract_if(.., |(job, _)| *job < next) {
+                if let Err(error) = mine.absorb(table).and_then(|()| mine.spill_over(share / workers)) {
+                    lock(&ledger).failure.get_or_insert(error);
+                    enough.store(true, Relaxed);
+                }
             }
         }
-        if limits.max_chars.is_none() {
-            lock(&ledger).tables.push(mine);
-        }
+        let mut ledger = lock(&ledger);
+        ledger.tables.push((0, mine));
+        ledger.tables.append(&mut waiting);
     };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        for thread in threads {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-    });
+    on_threads(workers, "count", work);
     ctl.check()?;
-    let Ledger { mut tally, tables, seen, failure, .. } = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Ledger { next, tables, seen, failure, .. } = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = failure {
         return Err(error);
     }
-    for table in tables {
+    let mut tally = Tally::default();
+    for (_, table) in tables.into_iter().filter(|(job, _)| *job < next) {
         tally.absorb(table)?;
         tally.spill_over(share)?;
     }
@@ -337,56 +347,53 @@ fn count_job(
         seen.documents += 1;
         seen.bytes += text.len() as u64;
         seen.chars += text.chars().count() as u64;
-        let mut outcome = Ok(());
-        for_each_piece(pattern, text.as_bytes(), |text, start, end| {
-            if let Err(error) = tally.queue(text, start, end) {
-                outcome = Err(error);
-            }
-        });
-        outcome.and_then(|()| tally.settle()).and_then(|()| tally.spill_over(most))
+        tally.count(pattern, text.as_bytes())?;
+        tally.spill_over(most)
     })?;
     jobs.supply.map_or(Ok(()), |supply| supply.done(segment, seen.chars))?;
     Ok(seen)
 }
 
-/// Counted jobs waiting for the ones before them, and the sum of those that wait no more.
+/// What counted jobs saw, waiting for the ones before them, and the sum of those that wait no more.
 #[derive(Default)]
 struct Ledger {
     next: usize,
-    pending: BTreeMap<usize, Result<(Tally, Seen)>>,
-    tally: Tally,
-    tables: Vec<Tally>,
+    pending: BTreeMap<usize, Result<Seen>>,
     seen: Seen,
     failure: Option<Error>,
+    /// In the end, every table with the job it is of; 0 for those of a whole thread.
+    tables: Vec<(usize, Tally)>,
 }
 
 impl Ledger {
     /// Add what is next in line; true once `max_chars` is reached, or the first failure in line.
-    fn settle(&mut self, max_chars: Option<u64>, most: usize) -> bool {
+    fn settle(&mut self, max_chars: Option<u64>) -> bool {
         while max_chars.is_none_or(|most| self.seen.chars < most) {
             let Some(job) = self.pending.remove(&self.next) else { return false };
-            self.next += 1;
-            if let Err(error) = job.and_then(|(tally, seen)| self.add(tally, seen, most)) {
-                self.failure = Some(error);
-                break;
+            match job {
+                Ok(seen) => self.seen.add(seen),
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
             }
+            self.next += 1;
         }
         self.pending.clear();
         true
     }
+}
 
-    fn add(&mut self, tally: Tally, seen: Seen, most: usize) -> Result<()> {
-        self.tally.absorb(tally)?;
-        self.tally.spill_over(most)?;
-        self.seen.documents += seen.documents;
-        self.seen.bytes += seen.bytes;
-        self.seen.chars += seen.chars;
-        self.seen.segments += seen.segments;
-        self.seen.report.rows += seen.report.rows;
-        self.seen.report.null += seen.report.null;
-        self.seen.report.empty += seen.report.empty;
-        self.seen.report.bad_utf8 += seen.report.bad_utf8;
-        self.seen.report.bad_files.extend(seen.report.bad_files);
-        Ok(())
+impl Seen {
+    fn add(&mut self, seen: Self) {
+        self.documents += seen.documents;
+        self.bytes += seen.bytes;
+        self.chars += seen.chars;
+        self.segments += seen.segments;
+        self.report.rows += seen.report.rows;
+        self.report.null += seen.report.null;
+        self.report.empty += seen.report.empty;
+        self.report.bad_utf8 += seen.report.bad_utf8;
+        self.report.bad_files.extend(seen.report.bad_files);
     }
 }

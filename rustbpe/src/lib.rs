@@ -22,6 +22,7 @@ pub mod source;
 mod spans;
 pub mod split;
 mod sync;
+mod threads;
 pub mod train;
 pub mod vocab;
 

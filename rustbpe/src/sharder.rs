@@ -13,6 +13,7 @@ use crate::shard::format::{Dtype, FORMAT};
 use crate::shard::out::OutDir;
 use crate::shard::write::{Facts, FileRecord, Split, SplitWriter};
 use crate::source::{FileEntry, ReadOptions, ReadReport, Segment, Supply, await_files, is_validation, read_segment};
+use crate::threads::on_threads;
 use crate::{Control, Error, Result};
 
 mod commit;
@@ -329,11 +330,7 @@ pub fn run_segments(
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..workers.max(1) {
-            scope.spawn(worker);
-        }
-    });
+    on_threads(workers, "shard", worker);
     let Work { mut records, failure, .. } = work.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     records.sort_by_key(|record| record.segment.index);
     failure.map_or(Ok(records), Err)

@@ -1,5 +1,7 @@
 //! A string under merging: symbols laid over the bytes they stand for, joined in constant time.
 
+use crate::prefetch::prefetch;
+
 /// What a slot holds instead of a symbol. Ids stay below it.
 const BACK: u32 = 1 << 31;
 /// Marks the end of a word among many in one string.
@@ -24,6 +26,14 @@ impl Spans {
     #[inline]
     pub(crate) fn get(&self, at: usize) -> Option<u32> {
         self.slots.get(at).copied().filter(|slot| *slot < BACK)
+    }
+
+    /// Ask for a slot ahead of its use.
+    #[inline]
+    pub(crate) fn prefetch(&self, at: usize) {
+        if let Some(slot) = self.slots.get(at) {
+            prefetch(slot);
+        }
     }
 
     /// Where the symbol before `at` starts, and its id.

@@ -3,7 +3,7 @@
 //! Distinct pieces lie in one string of symbols. Each pair keeps its exact weight and the positions
 //! where it was born: a pair holds its newest symbol, so all its positions appear in the one pass
 //! that makes that symbol, in order, and afterwards only go stale. A merge touches its own
-//! occurrences and their neighbours and nothing else. The heap's entries are upper bounds, since a
+//! occurrences and their neighbours and nothing else. The queue's entries are upper bounds, since a
 //! pair's weight only falls after its birth; an entry that is too high is lowered and put back.
 
 use std::cmp::Reverse;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use rustc_hash::FxHashMap;
 
 use crate::count::Counts;
+use crate::prefetch::prefetch;
 use crate::spans::{Spans, WALL};
 use crate::vocab::{SMALLEST_VOCAB, SPECIALS, Vocab};
 use crate::{Control, Error, Result};
@@ -100,6 +101,9 @@ struct Stock {
     positions: u32,
 }
 
+/// Occurrences between the one that is merged and the one that is asked for.
+const AHEAD: usize = 8;
+
 struct Trainer {
     spans: Spans,
     word_of: Vec<u32>,
@@ -107,8 +111,52 @@ struct Trainer {
     lengths: Vec<u32>,
     stocks: FxHashMap<Pair, Stock>,
     births: Vec<u32>,
-    heap: BinaryHeap<(u64, Reverse<Pair>)>,
+    queue: Queue,
     fresh: Fresh,
+}
+
+/// Pairs by weight, the heaviest first. The weights that come out never rise, so only pairs about as heavy as the heaviest
+/// are kept in order; most others are never asked for.
+struct Queue {
+    /// Pairs of at least 2^`level`, with an upper bound of their weight.
+    heap: BinaryHeap<(u64, Reverse<Pair>)>,
+    level: u32,
+    /// Lighter ones, by the logarithm of what they weighed when they came.
+    lighter: [Vec<Pair>; 64],
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { heap: BinaryHeap::new(), level: u64::BITS, lighter: std::array::from_fn(|_| Vec::new()) }
+    }
+}
+
+impl Queue {
+    /// `weight` is above 0.
+    fn push(&mut self, pair: Pair, weight: u64) {
+        match self.lighter.get_mut(weight.ilog2() as usize) {
+            Some(lighter) if weight.ilog2() < self.level => lighter.push(pair),
+            _ => self.heap.push((weight, Reverse(pair))),
+        }
+    }
+
+    /// Put the next lighter pairs in order, as heavy as they are now; those gone are taken from `stocks`. False if there are none.
+    fn descend(&mut self, stocks: &mut FxHashMap<Pair, Stock>) -> bool {
+        let Some(level) = self.lighter[..self.level as usize].iter().rposition(|lighter| !lighter.is_empty()) else {
+            return false;
+        };
+        self.level = level as u32;
+        let mut entries = Vec::new();
+        for pair in std::mem::take(&mut self.lighter[level]) {
+            match stocks.get(&pair).map_or(0, |stock| stock.weight) {
+                0 => drop(stocks.remove(&pair)),
+                weight if weight.ilog2() < self.level => self.lighter[weight.ilog2() as usize].push(pair),
+                weight => entries.push((weight, Reverse(pair))),
+            }
+        }
+        self.heap = entries.into();
+        true
+    }
 }
 
 /// What one merge brings into being: pairs, numbered as they appear, and their occurrences.
@@ -150,7 +198,7 @@ impl Trainer {
             lengths: vec![1; 256],
             stocks: FxHashMap::default(),
             births: Vec::new(),
-            heap: BinaryHeap::new(),
+            queue: Queue::default(),
             fresh: Fresh::default(),
         };
         for at in 1..trainer.spans.len() {
@@ -168,7 +216,12 @@ impl Trainer {
     /// The heaviest pair, ties by the smaller pair; `None` when no pair is left.
     fn best(&mut self) -> Option<(u32, u32)> {
         loop {
-            let mut top = self.heap.peek_mut()?;
+            let Some(mut top) = self.queue.heap.peek_mut() else {
+                if self.queue.descend(&mut self.stocks) {
+                    continue;
+                }
+                return None;
+            };
             let (claimed, Reverse(found)) = *top;
             let weight = self.stocks.get(&found).map_or(0, |stock| stock.weight);
             if weight == claimed {
@@ -178,6 +231,9 @@ impl Trainer {
             if weight == 0 {
                 PeekMut::pop(top);
                 self.stocks.remove(&found);
+            } else if weight.ilog2() < self.queue.level {
+                PeekMut::pop(top);
+                self.queue.push(found, weight);
             } else {
                 top.0 = weight;
             }
@@ -192,6 +248,11 @@ impl Trainer {
         let (left_length, length) = (left_length as usize, (left_length + right_length) as usize);
         let Some(stock) = self.stocks.remove(&pair(left, right)) else { return };
         for birth in stock.first..stock.first + stock.positions as usize {
+            // Positions are far apart: ask for those that come soon.
+            if let Some(&soon) = self.births.get(birth + AHEAD) {
+                self.spans.prefetch(soon as usize);
+                prefetch(&self.word_of[soon as usize]);
+            }
             let at = self.births[birth] as usize;
             let second = at + left_length;
             if self.spans.get(at) != Some(left) || self.spans.get(second) != Some(right) {
@@ -240,7 +301,7 @@ impl Trainer {
             stock.first = end;
             end += stock.positions as usize;
             if stock.weight > 0 {
-                self.heap.push((stock.weight, Reverse(pair)));
+                self.queue.push(pair, stock.weight);
             } else {
                 self.stocks.remove(&pair);
             }

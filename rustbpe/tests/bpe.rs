@@ -124,7 +124,7 @@ fn counting_in_little_memory_loses_nothing_but_what_it_says() {
     use std::fmt::Write;
     let folder = tempfile::tempdir().expect("temp");
     let mut all = String::new();
-    for line in 0..40_000_u32 {
+    for line in 0..49_100_u32 {
         let unlike = line.wrapping_mul(2_654_435_761);
         let letters: String = (0..7).map(|at| char::from(b'a' + (unlike >> (4 * at) & 15) as u8)).collect();
         writeln!(all, "the cat {letters} sat {letters}{letters}{letters} here").expect("string");
@@ -146,9 +146,14 @@ fn counting_in_little_memory_loses_nothing_but_what_it_says() {
         all
     };
     let whole = count(None, None, 1);
+    // Three of six files reach the limit, whichever thread is ahead.
+    let limit = Some(2 * all.len() as u64 + 1);
+    let some = count(limit, None, 1);
+    assert_eq!((some.seen.segments, some.seen.bytes), (3, 3 * all.len() as u64));
+    (2..5).for_each(|workers| assert_eq!((of(&count(limit, None, workers)), workers), (of(&some), workers)));
     assert_eq!(whole.thrift, rustbpe::count::Thrift::default());
     for (max_chars, workers) in [(None, 1), (None, 3), (Some(u64::MAX), 2)] {
-        let spilled = count(max_chars, Some(71 << 20), workers);
+        let spilled = count(max_chars, Some(84 << 20), workers);
         assert!(spilled.thrift.runs > 0 && spilled.thrift.pieces == 0, "{:?}", spilled.thrift);
         assert_eq!((of(&spilled), &spilled.seen), (of(&whole), &whole.seen));
         let tight = count(max_chars, Some(4 << 20), workers);

@@ -27,11 +27,15 @@ pub fn run<T: Send>(
     let (send, receive) = bounded(1);
     let (outcome, interrupted) = std::thread::scope(|scope| {
         let (ctl, send) = (&ctl, send);
-        let worker = scope.spawn(move || {
+        let work = move || {
             let outcome = job(ctl);
             let _ = send.send(()); // the watcher may have stopped listening
             outcome
-        });
+        };
+        let worker = match std::thread::Builder::new().name("picollm-job".into()).spawn_scoped(scope, work) {
+            Ok(worker) => worker,
+            Err(error) => return (Ok(Err(Error::io("a thread for this job", error))), None),
+        };
         let mut interrupted = None;
         for poll in 1_u32.. {
             match py.detach(|| receive.recv_timeout(POLL)) {

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::ShortPiece;
 use crate::prefetch::prefetch;
+use crate::split::{Pattern, Sink, feed};
 use crate::{Error, Result};
 
 /// Short pieces by number in one flat array, long ones by their bytes.
@@ -20,6 +21,21 @@ pub(super) struct Tally {
     runs: Vec<File>,
 }
 
+/// Takes what the splitter cuts; keeps the last failure.
+struct Pieces<'a> {
+    tally: &'a mut Tally,
+    outcome: Result<()>,
+}
+
+impl<'t> Sink<'t> for &mut Pieces<'_> {
+    #[inline(always)]
+    fn piece(&mut self, text: &'t [u8], start: usize, end: usize) {
+        if let Err(error) = self.tally.queue(text, start, end) {
+            self.outcome = Err(error);
+        }
+    }
+}
+
 /// Pieces cut before the first of them is counted, so that its place in the table is there by then.
 const QUEUE: usize = 64;
 /// What the map and the allocator add to a long piece.
@@ -29,9 +45,17 @@ const LONG_OVERHEAD: usize = 64;
 pub(super) type Sorted = (Vec<(ShortPiece, u64)>, Vec<(Box<[u8]>, u64)>);
 
 impl Tally {
+    /// Count the pieces of a text.
+    pub(super) fn count(&mut self, pattern: Pattern, text: &[u8]) -> Result<()> {
+        let mut pieces = Pieces { tally: self, outcome: Ok(()) };
+        feed(pattern, text, &mut pieces);
+        pieces.outcome?;
+        self.settle()
+    }
+
     /// Count one piece, in a while.
     #[inline(always)]
-    pub(super) fn queue(&mut self, text: &[u8], start: usize, end: usize) -> Result<()> {
+    fn queue(&mut self, text: &[u8], start: usize, end: usize) -> Result<()> {
         let Some(piece) = ShortPiece::new(text, start, end) else {
             return self.add_long(&text[start..end], 1);
         };
@@ -43,7 +67,8 @@ impl Tally {
     }
 
     /// Count what is queued.
-    pub(super) fn settle(&mut self) -> Result<()> {
+    #[inline(never)]
+    fn settle(&mut self) -> Result<()> {
         let mut queue = std::mem::take(&mut self.queue);
         for &piece in &queue {
             self.add_short(piece, 1)?;
@@ -63,7 +88,7 @@ impl Tally {
 
     #[inline]
     fn add_short(&mut self, piece: ShortPiece, count: u64) -> Result<()> {
-        if self.used * 2 >= self.slots.len() {
+        if self.is_full(1) {
             self.grow();
         }
         let slot = self.slot_of(piece);
@@ -99,6 +124,12 @@ impl Tally {
         &mut self.slots[at]
     }
 
+    /// Whether so many more pieces would fill three quarters of it.
+    #[inline(always)]
+    fn is_full(&self, more: usize) -> bool {
+        (self.used + more) * 4 > self.slots.len() * 3
+    }
+
     #[cold]
     fn grow(&mut self) {
         let size = (self.slots.len() * 2).max(1 << 12);
@@ -127,7 +158,7 @@ impl Tally {
     /// Bytes of memory in use, of which a table about to grow counts what it will take then.
     fn memory(&self) -> usize {
         let size = size_of::<(ShortPiece, u64)>();
-        let growing = if self.used * 2 + 2 * QUEUE >= self.slots.len() { 2 } else { 0 };
+        let growing = if self.is_full(2 * QUEUE) { 2 } else { 0 };
         self.slots.len() * size * (1 + growing) + self.long_bytes
     }
 

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::documents::open;
 use crate::sharder::hex;
+use crate::threads::on_threads;
 use crate::{Control, Error, Result};
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -22,16 +23,12 @@ pub fn sha256_files(paths: &[PathBuf], workers: usize, ctl: &Control) -> Result<
     ctl.total.store(paths.len() as u64, Relaxed);
     let todo = Mutex::new(paths.iter().enumerate());
     let hashes = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..workers.clamp(1, paths.len().max(1)) {
-            scope.spawn(|| {
-                let take = || todo.lock().unwrap_or_else(PoisonError::into_inner).next();
-                while let Some((index, path)) = take() {
-                    let hash = sha256(path, ctl);
-                    hashes.lock().unwrap_or_else(PoisonError::into_inner).insert(index, hash);
-                    ctl.done.fetch_add(1, Relaxed);
-                }
-            });
+    on_threads(workers.clamp(1, paths.len().max(1)), "hash", || {
+        let take = || todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+        while let Some((index, path)) = take() {
+            let hash = sha256(path, ctl);
+            hashes.lock().unwrap_or_else(PoisonError::into_inner).insert(index, hash);
+            ctl.done.fetch_add(1, Relaxed);
         }
     });
     hashes.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
