@@ -73,6 +73,9 @@ def train_texts(
 def split(pattern: str, text: str | bytes) -> list[bytes]:
     """The pieces of a text under a named pattern."""
 
+def safe_cut(text: str | bytes, start: int) -> int | None:
+    """The first byte position from `start` on that cuts the text into two with the ids of the whole, if there is one."""
+
 def pattern_regex(pattern: str) -> str: ...
 
 class Loader:

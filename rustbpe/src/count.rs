@@ -152,6 +152,13 @@ impl Counts {
         self.short.len() + self.long.len()
     }
 
+    /// Bytes that training will take, counts included: an upper estimate.
+    pub fn training_memory(&self) -> u64 {
+        let (mut pieces, mut bytes) = (0, 0);
+        self.for_each(|piece, _| (pieces, bytes) = (pieces + 1, bytes + piece.len() as u64));
+        training_memory(pieces, bytes)
+    }
+
     /// Whether there is no piece at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -203,8 +210,8 @@ impl Sizes {
     }
 }
 
-/// Bytes that `pieces` distinct pieces of `bytes` take in training, counts included: an upper estimate.
-pub fn training_memory(pieces: u64, bytes: u64) -> u64 {
+/// Bytes that `pieces` distinct pieces of `bytes` take in training.
+fn training_memory(pieces: u64, bytes: u64) -> u64 {
     80 * pieces + 28 * (bytes + pieces)
 }
 

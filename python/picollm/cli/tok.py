@@ -1,8 +1,8 @@
 """`picollm tok`: train a tokenizer, and use one as a filter."""
 
 import json
+import math
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +17,7 @@ from picollm.errors import CheckError, UsageError
 from picollm.layout import Layout
 
 if TYPE_CHECKING:
+    from picollm.corpus.source import Source
     from picollm.tok.tokenizer import Tokenizer
 
 DEFAULT_SOURCE = "fineweb-edu"
@@ -52,8 +53,15 @@ def command() -> None:
 @click.option("--on-bad-file", type=click.Choice(["error", "skip"]), default="error", show_default=True)
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Folder to write.  [default: tokenizers/NAME-SIZE]")
 @click.option("--workers", type=click.IntRange(1), help="Threads.  [default: all cores]")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, from a sample, and stop.")
 def train(
-    source: str | None, dataset_name: str | None, vocab_size: int, out: Path | None, workers: int | None, **options: Any
+    source: str | None,
+    dataset_name: str | None,
+    vocab_size: int,
+    out: Path | None,
+    workers: int | None,
+    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Learn a byte-level BPE vocabulary from SOURCE: an alias (stdlib, fineweb-edu), a path or pattern, or owner/name.
 
@@ -76,13 +84,18 @@ def train(
     for warning in corpus.warnings:
         click.echo(f"warning: {warning}", err=True)
     folder = out or tokenizers / f"{corpus.name}-{vocab_size}"
+    if dry_run:
+        say_fetch(corpus, spec, "them", corpus.root, int(options["max_chars"] / CHARS_PER_TOKEN), None)
+        say_forecast(corpus, vocab_size, workers or os.cpu_count() or 1, options)
+        return
     corpus = corpus.hashed(workers or os.cpu_count() or 1)
     if already_there(folder, request_of(corpus, vocab_size, **options)):
         return
     say_fetch(corpus, spec, "them", corpus.root, int(options["max_chars"] / CHARS_PER_TOKEN), None)
     line = LiveLine()
     try:
-        made = train_tokenizer(corpus, vocab_size, workers=workers, progress=progress_line(line, vocab_size), **options)
+        progress = progress_line(line, vocab_size, options["max_chars"])
+        made = train_tokenizer(corpus, vocab_size, workers=workers, progress=progress, **options)
     finally:
         line.close()
     made.save(folder)
@@ -115,7 +128,32 @@ def already_there(folder: Path, request: Mapping[str, Any]) -> bool:
     return True
 
 
-def progress_line(line: LiveLine, vocab_size: int) -> Callable[[Mapping[str, int]], None]:
+def say_forecast(corpus: "Source", vocab_size: int, workers: int, options: Mapping[str, Any]) -> None:
+    """What a training would take; of a corpus that is not here yet only where a sample would come from."""
+    from picollm.tok.forecast import forecast
+
+    pattern, max_chars, max_ram = options["pattern"], options["max_chars"], options["max_ram"]
+    seen = forecast(corpus, vocab_size, pattern=pattern, max_chars=max_chars, workers=workers)
+    if seen is None:
+        click.echo(f"time and memory are told from a sample, and no file of it is in {corpus.root} yet")
+        return
+    click.echo(
+        f"would read about {seen.bytes / 1e6:,.1f} MB of text, {seen.segments:,} segments; "
+        f"sampled {seen.sampled_segments} of them, {seen.sampled_bytes / 1e6:,.1f} MB"
+    )
+    rate = seen.bytes / 1e6 / max(1e-3, seen.read_seconds)
+    click.echo(
+        f"about {seen.read_seconds + seen.merge_seconds:,.1f} s on {workers} threads: {seen.read_seconds:,.1f} s "
+        f"to read and count ({rate:,.0f} MB/s), {seen.merge_seconds:,.1f} s to merge"
+    )
+    over = "; counts would go to temporary files, and the rarest pieces be left out" if seen.memory > max_ram else ""
+    click.echo(
+        f"about {seen.distinct_pieces:,} distinct pieces, {seen.memory / 1e6:,.0f} MB of memory beside "
+        f"{memory_in_use()} now; --max-ram is {max_ram / 1e6:,.0f} MB{over}"
+    )
+
+
+def progress_line(line: LiveLine, vocab_size: int, max_chars: int | None = None) -> Callable[[Mapping[str, int]], None]:
     """Show the counters of a training: first the reading, then the merges, each with % and what is left of it."""
     start = time.monotonic()
     merging: list[float] = []
@@ -123,7 +161,7 @@ def progress_line(line: LiveLine, vocab_size: int) -> Callable[[Mapping[str, int
     def show(seen: Mapping[str, int]) -> None:
         now = time.monotonic()
         if not seen["tokens"]:
-            share = seen["done"] / max(1, seen["total"])
+            share = min(1.0, max(seen["done"] / max(1, seen["total"]), seen["bytes"] / (max_chars or math.inf)))
             rate = seen["bytes"] / 1e6 / max(0.001, now - start)
             left = (now - start) * (1 - share) / max(share, 1e-3)
             text = f"{seen['documents']:,} documents · {seen['bytes'] / 1e6:,.1f} MB · {rate:,.0f} MB/s"
@@ -192,15 +230,10 @@ def open_tokenizer(said: str | None) -> "Tokenizer":
 @TOKENIZER
 @AS_JSON
 def encode(file: BinaryIO, tokenizer: str | None, as_json: bool) -> None:
-    """Bytes of FILE (or standard input) to ids, on one line. `tok decode` is the way back."""
-    coder = open_tokenizer(tokenizer)
-    text = file.read()
-    ids = coder.encode(text)
-    if as_json:
-        said = {"schema": SCHEMA, "tokenizer": coder.fingerprint, "bytes": len(text), "tokens": len(ids), "ids": ids}
-        click.echo(json.dumps(said))
-    else:
-        click.echo(" ".join(map(str, ids)))
+    """Bytes of FILE (or standard input) to ids, on one line. `tok decode` is the way back. Any length passes."""
+    from picollm.cli import tok_filters
+
+    tok_filters.encode(open_tokenizer(tokenizer), file, SCHEMA if as_json else None)
 
 
 @command.command()
@@ -208,32 +241,10 @@ def encode(file: BinaryIO, tokenizer: str | None, as_json: bool) -> None:
 @TOKENIZER
 @AS_JSON
 def decode(file: BinaryIO, tokenizer: str | None, as_json: bool) -> None:
-    """Ids in FILE (or standard input), as `tok encode` writes them, to the very bytes they stand for."""
-    coder = open_tokenizer(tokenizer)
-    data = coder.decode_bytes(read_ids(file.read()))
-    if as_json:
-        said = {
-            "schema": SCHEMA,
-            "tokenizer": coder.fingerprint,
-            "bytes": len(data),
-            "text": data.decode(errors="replace"),
-        }
-        click.echo(json.dumps(said))
-    else:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    """Ids in FILE (or standard input), as `tok encode` writes them, to the very bytes they stand for, as they come."""
+    from picollm.cli import tok_filters
 
-
-def read_ids(data: bytes) -> list[int]:
-    """Numbers between blanks, or the object that `encode --json` writes. Raises UsageError."""
-    try:
-        said: object = json.loads(data) if data.lstrip().startswith(b"{") else {"ids": list(map(int, data.split()))}
-        ids = said["ids"] if isinstance(said, dict) else None
-        if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < 2**32 for id in ids):
-            raise ValueError("not a list of ids")
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"no ids here: {error}", hint="give what picollm tok encode writes") from error
-    return ids
+    tok_filters.decode(open_tokenizer(tokenizer), file, SCHEMA if as_json else None)
 
 
 @command.command(name="eval")

@@ -10,6 +10,7 @@ import click
 from picollm.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
+    from picollm.tok.exchange import Counter
     from picollm.tok.tokenizer import Tokenizer
 
 SAMPLE = 4_000_000  # bytes of each kind of text that `eval` reads
@@ -58,20 +59,22 @@ def kinds_of(said: tuple[str, ...]) -> dict[str, list[bytes]]:
     return kinds
 
 
-def others() -> "dict[str, Tokenizer]":
-    """Known vocabularies that lie beside the checkout."""
-    from picollm.tok.exchange import read_tiktoken
+def others() -> "dict[str, Counter]":
+    """Known vocabularies that lie beside the checkout or in an installed package."""
+    from picollm.tok.exchange import counter, o200k, read_tiktoken
 
     folder = shared_data() / "tokenizer" / "vocab"
     there = {name: (folder / file, pattern) for name, (file, pattern) in PEERS.items() if (folder / file).is_file()}
-    return {name: read_tiktoken(path, pattern) for name, (path, pattern) in there.items()}  # type: ignore[arg-type]
+    found = {name: counter(read_tiktoken(path, pattern)) for name, (path, pattern) in there.items()}  # type: ignore[arg-type]
+    larger = o200k()
+    return found if larger is None else {**found, "o200k": larger}
 
 
 def evaluate(coder: "Tokenizer", said: tuple[str, ...], as_json: bool) -> None:
     """Print bytes per token, one line for each kind of text."""
-    from picollm.tok.exchange import compare
+    from picollm.tok.exchange import compare, counter
 
-    rows = compare(kinds_of(said), {"this": coder, **others()})
+    rows = compare(kinds_of(said), {"this": counter(coder), **others()})
     if as_json:
         shown = [{"kind": row.kind, "bytes": row.bytes, "tokens": dict(row.tokens)} for row in rows]
         click.echo(json.dumps({"schema": "picollm.tok-eval/1", "tokenizer": coder.fingerprint, "kinds": shown}))
@@ -96,9 +99,9 @@ def export(coder: "Tokenizer", form: str, out: Path) -> None:
     if (out / FILE).exists():
         raise UsageError(f"{out} holds a tokenizer already", hint="name another folder: --out DIR")
     if form == "hf":
-        out.mkdir(parents=True, exist_ok=True)
-        durable.write_json(out / CONFIG, transformers_config(coder.bos))
-        durable.write(out / FILE, coder.core.to_json())
+        with durable.lock(out):
+            durable.write_json(out / CONFIG, transformers_config(coder.bos))
+            durable.write(out / FILE, coder.core.to_json())
     else:
         coder.save(out)
     click.echo(f"{out}  {coder.fingerprint[:12]}")

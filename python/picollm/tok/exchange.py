@@ -3,7 +3,8 @@
 import base64
 import binascii
 import gzip
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def read_tiktoken(path: Path, pattern: Pattern) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Compression:
-    """One kind of text: its bytes, and the tokens that each tokenizer makes of them."""
+    """One kind of text: its bytes, and the tokens that each counter makes of them."""
 
     kind: str
     bytes: int
@@ -59,13 +60,27 @@ class Compression:
         return self.bytes / max(1, self.tokens[name])
 
 
-def compare(kinds: Mapping[str, Sequence[bytes]], tokenizers: Mapping[str, Tokenizer]) -> list[Compression]:
-    """Encode every kind of text with every tokenizer."""
+Counter = Callable[[Sequence[bytes]], int]
+
+
+def counter(tokenizer: Tokenizer) -> Counter:
+    """How many tokens a tokenizer makes of texts."""
+    return lambda texts: int(tokenizer.encode_batch(texts)[1][-1])
+
+
+def o200k() -> Counter | None:
+    """The same by o200k, whose split pattern we do not have, where the package bpe-openai brings it, without a network.
+    Bytes that are not UTF-8 are U+FFFD to it."""
+    try:
+        encoding = importlib.import_module("bpe_openai").get_encoding("o200k_base")
+    except ImportError:
+        return None
+    return lambda texts: sum(len(encoding.encode_ordinary(text.decode(errors="replace"))) for text in texts)
+
+
+def compare(kinds: Mapping[str, Sequence[bytes]], counters: Mapping[str, Counter]) -> list[Compression]:
+    """Count every kind of text by every counter."""
     return [
-        Compression(
-            kind,
-            sum(map(len, texts)),
-            {name: int(tokenizer.encode_batch(texts)[1][-1]) for name, tokenizer in tokenizers.items()},
-        )
+        Compression(kind, sum(map(len, texts)), {name: count(texts) for name, count in counters.items()})
         for kind, texts in kinds.items()
     ]

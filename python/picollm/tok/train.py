@@ -74,7 +74,7 @@ def train_tokenizer(
     """
     check_vocab_size(vocab_size)
     plan = source.plan_json(SEGMENT_TOKENS)
-    options = _options(vocab_size, pattern, ties, workers, max_chars, max_ram)
+    options = training_options(vocab_size, pattern, ties, workers, max_chars, max_ram)
     supply = source.supply(
         source.segments(SEGMENT_TOKENS), source.root, Wanted(max_chars), per_token=CHARS_PER_TOKEN, keep=True
     )
@@ -83,7 +83,7 @@ def train_tokenizer(
             str(source.root), plan, source.val_ppm, options, supply, progress_with(supply, progress)
         )
     request = request_of(source, vocab_size, pattern, ties, max_chars, max_ram)
-    return Tokenizer(core, {**request, "counts": dict(counts), "bad_files": bad_files})
+    return Tokenizer(core, {**request, "counts": facts_of(counts), "bad_files": bad_files})
 
 
 def train_on_texts(
@@ -97,12 +97,17 @@ def train_on_texts(
 ) -> Tokenizer:
     """The same from documents in memory, all of them."""
     check_vocab_size(vocab_size)
-    options = _options(vocab_size, pattern, ties, workers)
+    options = training_options(vocab_size, pattern, ties, workers)
     core, counts, _ = _rustbpe.train_texts(texts, options, progress)
-    return Tokenizer(core, {"ties": ties, "corpus": None, "counts": dict(counts)})
+    return Tokenizer(core, {"ties": ties, "corpus": None, "counts": facts_of(counts)})
 
 
-def _options(
+def facts_of(counts: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """The counters that a manifest keeps: all but an estimate."""
+    return {name: count for name, count in counts if name != "training_memory"}
+
+
+def training_options(
     vocab_size: int,
     pattern: str,
     ties: str,
@@ -110,5 +115,6 @@ def _options(
     max_chars: int | None = None,
     max_ram: int | None = None,
 ) -> bytes:
+    """What `_rustbpe` wants to know, as JSON."""
     fields = {"vocab_size": vocab_size, "pattern": pattern, "ties": ties, "workers": workers}
     return json.dumps({**fields, "max_chars": max_chars, "max_ram": max_ram}).encode()

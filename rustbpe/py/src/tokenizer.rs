@@ -241,14 +241,15 @@ fn count_and_train(
     progress: Option<&Bound<'_, PyAny>>,
     count: impl FnOnce(Pattern, usize, &Control) -> rustbpe::Result<Counts> + Send,
 ) -> PyResult<Trained> {
-    let (tokenizer, distinct, seen, thrift) = watch::run(py, progress, |ctl| {
+    let (tokenizer, distinct, memory, seen, thrift) = watch::run(py, progress, |ctl| {
         let (pattern, ties) = (Pattern::from_name(&options.pattern)?, TieOrder::from_name(&options.ties)?);
         let counts = count(pattern, threads(options.workers), ctl)?;
         if counts.seen.documents == 0 {
             return Err(Error::Missing { what: "the source holds no training text".into() });
         }
         let vocab = train(&counts, options.vocab_size, ties, ctl)?;
-        Ok((Tokenizer::new(pattern, vocab), counts.len() as u64, counts.seen, counts.thrift))
+        let memory = counts.training_memory();
+        Ok((Tokenizer::new(pattern, vocab), counts.len() as u64, memory, counts.seen, counts.thrift))
     })?;
     let counted = vec![
         ("segments", seen.segments),
@@ -256,6 +257,7 @@ fn count_and_train(
         ("bytes", seen.bytes),
         ("chars", seen.chars),
         ("distinct_pieces", distinct),
+        ("training_memory", memory),
         ("rows", seen.report.rows),
         ("null", seen.report.null),
         ("empty", seen.report.empty),
@@ -320,6 +322,12 @@ fn split<'py>(py: Python<'py>, pattern: &str, text: Text) -> PyResult<Vec<Bound<
     Ok(rustbpe::split::pieces(pattern, text.as_ref()).into_iter().map(|piece| PyBytes::new(py, piece)).collect())
 }
 
+/// The first byte position from `start` on at which the two halves have the ids of the whole.
+#[pyfunction]
+fn safe_cut(text: Text, start: usize) -> Option<usize> {
+    rustbpe::split::safe_cut(text.as_ref(), start)
+}
+
 /// The regex that a named pattern stands for.
 #[pyfunction]
 fn pattern_regex(py: Python<'_>, pattern: &str) -> PyResult<&'static str> {
@@ -333,6 +341,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(train_source, module)?)?;
     module.add_function(wrap_pyfunction!(train_texts, module)?)?;
     module.add_function(wrap_pyfunction!(split, module)?)?;
+    module.add_function(wrap_pyfunction!(safe_cut, module)?)?;
     module.add_function(wrap_pyfunction!(pattern_regex, module)?)?;
     Ok(())
 }

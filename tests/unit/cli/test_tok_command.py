@@ -1,6 +1,7 @@
 """`picollm tok` as people and scripts call it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from picollm.cli import tok_filters
 from picollm.cli.main import cli
 from picollm.errors import CheckError, CorpusTooSmallError, MissingError, PicoError, UsageError
 from picollm.layout import Layout
@@ -122,7 +124,48 @@ def test_encode_and_decode_are_each_others_inverse_on_any_bytes(home: Layout, tm
     assert json.loads(run("decode", "--json", stdin=b"72 105").stdout)["text"] == "Hi"
 
 
-@pytest.mark.parametrize("said", [b"1 two", b"{}", b'{"ids": "x"}', b'{"ids": [-1]}', b"99999999999999999999"])
+def test_a_filter_says_what_the_whole_says_however_the_text_comes(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tok_filters, "CHUNK", 64)
+    coder = Tokenizer.load(tiny_folder)
+    for data in (
+        SENTENCES.encode() * 20,
+        "日本語、テキスト。🙂".encode() * 60,
+        b"a" * 5000,
+        b"\xff\xe3\x81 x" * 300,
+        b"",
+    ):
+        encoded = run("encode", "-t", tiny_folder, stdin=data).stdout_bytes
+        assert list(map(int, encoded.split())) == coder.encode(data)
+        assert run("decode", "-t", tiny_folder, stdin=encoded).stdout_bytes == data
+        told = json.loads(run("encode", "--json", "-t", tiny_folder, stdin=data).stdout)
+        assert (told["ids"], told["bytes"], told["tokens"]) == (coder.encode(data), len(data), len(coder.encode(data)))
+        text = json.loads(run("decode", "--json", "-t", tiny_folder, stdin=encoded).stdout)
+        assert (text["text"], text["bytes"]) == (data.decode(errors="replace"), len(data))
+
+
+def test_a_filter_shows_no_half_of_a_character() -> None:
+    for text in ("é", "日", "🙂", "a日b"):
+        data = text.encode()
+        for cut in range(len(data) + 1):
+            data[: tok_filters.whole(data[:cut])].decode()
+    assert [tok_filters.whole(bad) for bad in (b"\xff", b"\x80\x80\x80\x80", b"a\x80", b"")] == [1, 4, 2, 0]
+
+
+@pytest.mark.row("K9")
+def test_a_dry_run_tells_time_and_memory_and_leaves_nothing(home: Layout, tmp_path: Path) -> None:
+    result = run("train", tmp_path / "cats", "--vocab-size", "300", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "sampled 1 of them" in result.stdout
+    assert re.search(r"about [\d.]+ s on \d+ threads: [\d.]+ s to read and count", result.stdout)
+    assert re.search(r"about \d+ distinct pieces, \d+ MB of memory beside", result.stdout)
+    assert not home.tokenizers.exists()
+
+
+@pytest.mark.parametrize(
+    "said", [b"1 two", b"{}", b'{"ids": "x"}', b'{"ids": [-1]}', b"99999999999999999999", b"1" * 50]
+)
 def test_what_are_no_ids_is_a_usage_error(home: Layout, tiny_folder: Path, said: bytes) -> None:
     assert isinstance(failure(run("decode", "-t", tiny_folder, stdin=said)), UsageError)
 
