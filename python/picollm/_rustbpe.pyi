@@ -74,7 +74,7 @@ def split(pattern: str, text: str | bytes) -> list[bytes]:
     """The pieces of a text under a named pattern."""
 
 def safe_cut(text: str | bytes, start: int) -> int | None:
-    """The first byte position from `start` on that cuts the text into two with the ids of the whole, if there is one."""
+    """The first byte position from `start` on that cuts the text into two with the ids of the whole, or None."""
 
 def pattern_regex(pattern: str) -> str: ...
 
