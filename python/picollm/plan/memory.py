@@ -12,6 +12,9 @@ from picollm.model.counts import checkpoint_bytes, count, optimizer_bytes, weigh
 # Kept for backward, in units of B·T·C. Eager: fitted with MemTracker on CPU at depths 2 to 8 (torch 2.13, November
 # 2026). Compiled: a count of norms, q, k, v, attention out, 4C twice and block inputs, not yet measured on CUDA.
 BLOCK_TENSORS = {False: 18.0, True: 17.0}
+# Compiled in eight bits: the squared relu of 4C is quantised again in backward and not kept. Counted in what a graph
+# compiled for a CPU in bf16 saves (depth 4, T 256: 35.6 bytes a layer, 27.1 in eight bits), not yet measured on CUDA.
+EIGHT_BIT_TENSORS = 12.8
 RECOMPUTED_TENSORS = 2.0  # of a block that backward runs again: its input and the stream before it; fitted likewise
 STREAM_TENSORS = 3  # once: x0, the half-depth stream, before the last norm
 BACKWARD_TENSORS = 6  # alive beside them while the last MLP is taken back; fitted likewise
@@ -85,6 +88,7 @@ class Place:
     memory: int
     ranks: int
     recompute: bool = False
+    eight_bit: bool = False
 
 
 def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
@@ -93,7 +97,7 @@ def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
     size = {"bf16": 2, "fp32": 4, "fp64": 8}[place.dtype]
     weights = weight_bytes(config, table_bytes(place.device))
     unit = tokens * width * size
-    block = BLOCK_TENSORS[place.compile]
+    block = EIGHT_BIT_TENSORS if place.eight_bit else BLOCK_TENSORS[place.compile]
     blocks = config.depth * RECOMPUTED_TENSORS + block if place.recompute else config.depth * block
     kept = round(unit * (blocks + STREAM_TENSORS))
     chunk = min(logits_chunk(config.vocab_size, place.device), tokens)

@@ -45,8 +45,8 @@ class Setting:
     ranks: int
     speed: float | None
 
-    @property
-    def place(self) -> Place:
+    def place_of(self, config: ModelConfig) -> Place:
+        """Where the model must fit. Raises UsageError (E302) where eight bits were asked for and cannot be."""
         shared = self.ranks if self.machine.device == "cpu" else 1  # processes on a CPU share its memory
         memory = self.machine.memory // shared
         compiled = {"on": True, "off": False}.get(self.request.compile or "auto", self.machine.device == "cuda")
@@ -57,6 +57,7 @@ class Setting:
             memory,
             self.ranks,
             bool(self.request.recompute),
+            eightbit.wanted(self.request, self.machine, compiled, config),
         )
 
 
@@ -85,7 +86,7 @@ def resolve(
     horizon = horizon_of(at, config, horizon_knob)
     plan = assemble(at, config, horizon, horizon_knob, origins_of(request, vocab_origin, choice, horizon))
     notes = notes_of(plan, request, vocab_origin, choice)
-    plan = replace(plan, notes=notes, problems=problems_of(plan, request, at.place, vocab_origin))
+    plan = replace(plan, notes=notes, problems=problems_of(plan, request, at.place_of(config), vocab_origin))
     return replace(plan, warnings=find(plan, machine))
 
 
@@ -235,12 +236,12 @@ def rows_of(at: Setting, config: ModelConfig, step_rows: int) -> int:
         return request.device_batch_size
     if request.grad_accum is not None:
         return -(-step_rows // (at.ranks * request.grad_accum))
-    return device_batch(step_rows, at.ranks, max(1, largest_rows(config, at.place)))
+    return device_batch(step_rows, at.ranks, max(1, largest_rows(config, at.place_of(config))))
 
 
 def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, origins: dict[str, Origin]) -> TrainPlan:
     """The plan without what is said about it: notes, problems, warnings."""
-    request, machine, data, place = at.request, at.machine, at.data, at.place
+    request, machine, data, place = at.request, at.machine, at.data, at.place_of(config)
     base = base_rates(request.learning_rate, request.embedding_lr, request.unembedding_lr, request.scalar_lr)
     optim = optim_plan(horizon.batch.tokens, horizon.steps, config.width, base)
     schedule, _ = schedule_of(request, horizon, optim.muon.lr)
@@ -264,7 +265,7 @@ def assemble(at: Setting, config: ModelConfig, horizon: Horizon, knob: str, orig
         device_batch=rows,
         micro_steps=micro_steps(horizon.batch.rows, at.ranks, rows),
         dtype=place.dtype,
-        fp8=eightbit.wanted(request, machine, place.compile, config),
+        fp8=place.eight_bit,
         recompute=place.recompute,
         compile=place.compile,
         workers=said_or(request.workers, max(1, min(WORKERS_MAX, machine.cores // at.ranks // 2))),

@@ -35,7 +35,7 @@ def refused(plan: TrainPlan) -> OutOfMemoryError:
     room = int((plan.memory.total - 1) / USABLE)
     if plan.memory.available:
         room = min(room, plan.memory.available)
-    place = Place(plan.device, plan.dtype, plan.compile, room, plan.ranks, plan.recompute)
+    place = Place(plan.device, plan.dtype, plan.compile, room, plan.ranks, plan.recompute, plan.fp8)
     problem = out_of_memory(plan.model, request, place, plan.rows_per_step, plan.device_batch)
     there = f"{plan.memory.available / 2**30:.1f} GiB there" if plan.memory.available else "memory unknown"
     error = OutOfMemoryError(

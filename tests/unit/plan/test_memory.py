@@ -81,3 +81,10 @@ def test_the_largest_batch_fits_and_one_more_row_does_not() -> None:
     assert memory_of(config, rows, H100).fits
     assert not memory_of(config, rows + 1, H100).fits
     assert largest_rows(config, replace(H100, memory=2**30)) == 0
+
+
+def test_eight_bits_keep_a_quarter_less_of_each_block() -> None:
+    config = shape(24, 65_536)
+    whole, small = (memory_of(config, 8, replace(H100, eight_bit=bits)).activations for bits in (False, True))
+    assert small / whole == pytest.approx(0.76, abs=0.01)
+    assert largest_rows(config, replace(H100, eight_bit=True)) > largest_rows(config, H100)
