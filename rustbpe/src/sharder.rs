@@ -201,6 +201,22 @@ pub fn run_segment(
     out: &OutDir,
     ctl: &Control,
 ) -> Result<SegmentRecord> {
+    let mut encoder = tokenizer.encoder();
+    run_segment_with(plan, index, root, out, ctl, &mut |text, ids| encoder.encode(text.as_bytes(), ids))
+}
+
+/// [`run_segment`] with any encoder: `encode` appends the ids of a text.
+///
+/// # Errors
+/// As [`run_segment`].
+pub fn run_segment_with(
+    plan: &Plan,
+    index: u32,
+    root: &Path,
+    out: &OutDir,
+    ctl: &Control,
+    encode: &mut dyn FnMut(&str, &mut Vec<u32>),
+) -> Result<SegmentRecord> {
     let segment = plan.segment(index)?;
     let facts = Facts {
         dtype: plan.dtype,
@@ -213,13 +229,12 @@ pub fn run_segment(
     };
     let mut train = SplitWriter::new(out, &facts, Split::Train);
     let mut val = SplitWriter::new(out, &facts, Split::Val);
-    let mut encoder = tokenizer.encoder();
     let mut ids = Vec::new();
     let report = read_segment(root, &plan.body.source.files, segment, &plan.read, ctl, &mut |text| {
         let began = Instant::now();
         ids.clear();
         ids.push(facts.bos);
-        encoder.encode(text.as_bytes(), &mut ids);
+        encode(text, &mut ids);
         let encoded = Instant::now();
         let split = if is_validation(text.as_bytes(), plan.body.options.val_ppm) { &mut val } else { &mut train };
         let pushed = split.push(&ids, text.len() as u64);

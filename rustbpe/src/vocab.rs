@@ -3,7 +3,7 @@
 
 pub(crate) mod json;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use crate::encode::Merger;
 use crate::{Error, Result};
@@ -110,7 +110,7 @@ impl Vocab {
             vocab.ends.push(vocab.bytes.len());
         }
         vocab.merges = merges;
-        let mut seen = FxHashSet::default();
+        let mut seen = FxHashSet::with_capacity_and_hasher(vocab.ends.len(), FxBuildHasher);
         if let Some(id) = (0..vocab.len()).find(|&id| !seen.insert(vocab.token(id).unwrap_or_default())) {
             return Err(invalid(format!("token {id} has the bytes of an earlier one")));
         }

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from picollm.cli.options import COUNT, split_unit
-from picollm.cli.places import facts_for
 from picollm.errors import PicoError, UsageError
 from picollm.layout import Layout
 from picollm.plan.config import read
@@ -21,6 +20,7 @@ from picollm.plan.resolve import resolve
 from picollm.plan.trainplan import TrainPlan
 from picollm.plan.values import shown, value_of
 from picollm.runtime.machine import Machine, parse_gpu
+from picollm.train.data import facts
 
 BOOLS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 ENV_ALIASES = {"price_per_gpu_hour": ("PICOLLM_GPU_PRICE",)}
@@ -162,7 +162,7 @@ class LayeredCommand(click.Command):
             spelled = {name: value for name, value in inner.params.items() if name.startswith("knob_")}
             request = request_of(spelled, inner.params.get("preset"), inner.params.get("config"), os.environ)
             machine = Machine.gpus(*parse_gpu(request.gpu)) if request.gpu else Machine.cpu()
-            return resolve(replace(request, device=None), machine, facts_for(request, Layout.from_env()))
+            return resolve(replace(request, device=None), machine, facts(request, Layout.from_env()))
         except (click.ClickException, PicoError):
             return None
 

@@ -1,21 +1,20 @@
-"""Which machine and which shards a plan is for. No torch: the trainer asks torch what it really has."""
+"""Which machine a plan is for, which tokenizer is meant. No torch: the trainer asks torch what it really has."""
 
 import contextlib
-import hashlib
 import json
 import shutil
 import time
 from pathlib import Path
 from platform import node
 
-from picollm.errors import MissingError, PicoError, TokenizerMismatch, UsageError
+from picollm.errors import MissingError, PicoError, UsageError
 from picollm.layout import Layout, cache_dir
 from picollm.plan.facts import DataFacts
 from picollm.plan.request import TrainRequest
 from picollm.runtime import durable
 from picollm.runtime.machine import Machine, nvidia_smi, parse_gpu, usable_cores
+from picollm.shards.manifest import MANIFEST
 
-MANIFEST = "manifest.json"
 RATE_FILE = "matmul-rate.json"
 RATE_SECONDS = 7 * 86_400
 
@@ -62,37 +61,6 @@ def matmul_rate() -> float:
         file.parent.mkdir(parents=True, exist_ok=True)
         durable.write_json(file, {"flops": rate, "cores": cores, "machine": node(), "measured": time.time()})
     return rate
-
-
-def find_shards(request: TrainRequest, layout: Layout) -> Path | None:
-    """The shard set that is meant (decision 4): by path or name, by corpus, the only one, the newest; else None."""
-    said = request.shards or request.dataset_name
-    if said is not None:
-        corpus = Path(said).name
-        candidates = [Path(said)] if request.shards else []
-        candidates += [layout.shards / said, layout.shards / corpus]
-        return next((path for path in candidates if (path / MANIFEST).is_file()), None)
-    finished = list(layout.shards.glob(f"*/{MANIFEST}"))
-    return max(finished, key=lambda path: (path.stat().st_mtime, path.parent.name)).parent if finished else None
-
-
-def facts_for(request: TrainRequest, layout: Layout) -> DataFacts | None:
-    """The facts of those shards, or None. Raises TokenizerMismatch where --tokenizer is not the shards' own."""
-    folder = find_shards(request, layout)
-    if folder is None:
-        return None
-    from picollm.shards.manifest import ShardSet
-
-    facts = DataFacts.of(ShardSet.open(folder))
-    if request.tokenizer is not None:
-        found = hashlib.sha256(tokenizer_file(request.tokenizer, layout).read_bytes()).hexdigest()
-        if found != facts.tokenizer_sha256:
-            raise TokenizerMismatch(
-                f"tokenizer {request.tokenizer} is {found[:12]}, the shards {facts.name} were made with "
-                f"{facts.tokenizer_sha256[:12]}",
-                hint=f"leave --tokenizer out, or picollm shard SOURCE --tokenizer {request.tokenizer} --out DIR",
-            )
-    return facts
 
 
 def tokenizer_file(said: str, layout: Layout) -> Path:

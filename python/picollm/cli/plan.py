@@ -9,7 +9,7 @@ import click
 
 from picollm.cli.colour import paint
 from picollm.cli.knobs import LayeredCommand, train_options
-from picollm.cli.places import facts_for, free_bytes, machine_for, tokenizer_vocab
+from picollm.cli.places import free_bytes, machine_for, tokenizer_vocab
 from picollm.errors import CheckError, UsageError
 from picollm.layout import Layout
 from picollm.plan.codes import BY_CODE
@@ -22,6 +22,7 @@ from picollm.plan.resolve import resolve
 from picollm.plan.speed import with_measured
 from picollm.plan.trainplan import TrainPlan
 from picollm.plan.warnings import disk_warnings, find
+from picollm.train.data import facts
 
 
 def planned(request: TrainRequest, *, speed: float | None = None, depth: int | None = None) -> TrainPlan:
@@ -30,7 +31,7 @@ def planned(request: TrainRequest, *, speed: float | None = None, depth: int | N
     `speed` (FLOP/s of all devices) and `depth` are those of a measured plan whose horizon is a time.
     """
     layout = Layout.from_env()
-    data = facts_for(request, layout)
+    data = facts(request, layout)
     known = request.vocab_size is not None or data is not None
     vocab = None if known else tokenizer_vocab(request, layout)
     plan = resolve(request, machine_for(request), data, tokenizer_vocab=vocab, speed=speed, depth=depth)

@@ -17,7 +17,7 @@ import click
 from picollm.cli.corpora import GIB, hub_name, known_from, on_the_hub, open_corpus, say_fetch
 from picollm.cli.live import LiveLine
 from picollm.cli.options import BYTES, COUNT, COUNT_OR_ALL, OF_THE_CORPUS
-from picollm.cli.places import find_shards, find_tokenizer
+from picollm.cli.places import find_tokenizer
 from picollm.corpus.source import Source
 from picollm.corpus.supply import MAX_DISK, Staging
 from picollm.errors import CheckError, MissingError, StoppedError, UsageError
@@ -29,6 +29,7 @@ from picollm.shards import inspect, tasks
 from picollm.shards.build import MAX_RAM, Progress, build, workers_within
 from picollm.shards.manifest import ShardSet
 from picollm.shards.plan import PLAN
+from picollm.train.data import find_shards
 
 PROGRESS = click.Choice(["auto", "plain", "json"])
 PROGRESS_SECONDS = 1.0  # between two objects of --progress json

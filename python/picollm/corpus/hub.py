@@ -22,7 +22,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import tqdm
 
-from picollm.corpus import listing
+from picollm.corpus import listing, redirects
 from picollm.corpus.catalog import CATALOG, Entry
 from picollm.corpus.patience import ASK_TRIES, FETCH_TRIES, in_words, ordered_wait, passing, waits
 from picollm.corpus.source import HUB_ID, ReadOptions, Source, SourceFile
@@ -103,7 +103,9 @@ class Hub:
         """By the environment as it is now: HF_ENDPOINT. The library reads HF_TOKEN, HF_HOME and the others itself."""
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")  # the disk is ours to bound
-        return cls((os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/"))
+        endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        redirects.guard(endpoint)
+        return cls(endpoint)
 
     @property
     def api(self) -> HfApi:

@@ -9,8 +9,8 @@ use super::format::{Dtype, HEADER_BYTES, Header, MAX_PAYLOAD_BYTES, docs_prefix}
 use super::out::{OutDir, failed, seal};
 use crate::{Error, Result};
 
-/// Payload held before it is hashed and written.
-const BUFFER_BYTES: usize = 4 << 20;
+/// Payload held before it is hashed and written: little enough to be in the core's cache still.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Training or validation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,7 +159,9 @@ pub(crate) fn part_name(split: Split, segment: u32, part: usize) -> String {
 
 struct Part {
     bin: NamedTempFile,
+    /// Of `BUFFER_BYTES`; the first `filled` are waiting.
     buffer: Vec<u8>,
+    filled: usize,
     hash: blake3::Hasher,
     ends: Vec<u32>,
     tokens: u32,
@@ -171,8 +173,8 @@ impl Part {
     fn create(out: &OutDir, name: &str) -> Result<Self> {
         let mut bin = out.create(&format!("{name}.bin"))?;
         bin.write_all(&[0; HEADER_BYTES]).map_err(|error| failed(bin.path(), error, HEADER_BYTES as u64))?;
-        let buffer = Vec::with_capacity(BUFFER_BYTES);
-        Ok(Self { bin, buffer, hash: blake3::Hasher::new(), ends: vec![0], tokens: 0, max_id: 0, text_bytes: 0 })
+        let (buffer, hash) = (vec![0; BUFFER_BYTES], blake3::Hasher::new());
+        Ok(Self { bin, buffer, filled: 0, hash, ends: vec![0], tokens: 0, max_id: 0, text_bytes: 0 })
     }
 
     fn push(&mut self, ids: &[u32], text_bytes: u64, facts: &Facts) -> Result<()> {
@@ -185,14 +187,15 @@ impl Part {
         let size = facts.dtype.size() as usize;
         let mut rest = ids;
         while !rest.is_empty() {
-            let room = (BUFFER_BYTES - self.buffer.len()) / size;
-            let (now, later) = rest.split_at(room.min(rest.len()));
+            let room = &mut self.buffer[self.filled..];
+            let (now, later) = rest.split_at((room.len() / size).min(rest.len()));
             match facts.dtype {
                 #[expect(clippy::cast_possible_truncation, reason = "id < vocabulary ≤ 65,536")]
-                Dtype::U16 => append(&mut self.buffer, now, |id| (id as u16).to_le_bytes()),
-                Dtype::U32 => append(&mut self.buffer, now, u32::to_le_bytes),
+                Dtype::U16 => put(room, now, |id| (id as u16).to_le_bytes()),
+                Dtype::U32 => put(room, now, u32::to_le_bytes),
             }
-            if self.buffer.len() + size > BUFFER_BYTES {
+            self.filled += now.len() * size;
+            if self.filled + size > BUFFER_BYTES {
                 self.flush()?;
             }
             rest = later;
@@ -203,10 +206,11 @@ impl Part {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.hash.update(&self.buffer);
-        let written = self.bin.write_all(&self.buffer);
-        written.map_err(|error| failed(self.bin.path(), error, self.buffer.len() as u64))?;
-        self.buffer.clear();
+        let waiting = &self.buffer[..self.filled];
+        self.hash.update(waiting);
+        let written = self.bin.write_all(waiting);
+        written.map_err(|error| failed(self.bin.path(), error, self.filled as u64))?;
+        self.filled = 0;
         Ok(())
     }
 
@@ -214,8 +218,10 @@ impl Part {
     fn finish(mut self, out: &OutDir, facts: &Facts, split: Split, name: String, part: usize) -> Result<Finished> {
         self.flush()?;
         let documents = self.ends.len() as u64 - 1;
-        let mut sidecar = docs_prefix(documents).to_vec();
-        append(&mut sidecar, &self.ends, u32::to_le_bytes);
+        let prefix = docs_prefix(documents);
+        let mut sidecar = vec![0; prefix.len() + size_of_val(self.ends.as_slice())];
+        sidecar[..prefix.len()].copy_from_slice(&prefix);
+        put(&mut sidecar[prefix.len()..], &self.ends, u32::to_le_bytes);
         let (payload_hash, docs_hash) = (self.hash.finalize(), blake3::hash(&sidecar));
         let header = Header {
             dtype: facts.dtype,
@@ -254,10 +260,9 @@ impl Part {
     }
 }
 
-fn append<const N: usize>(buffer: &mut Vec<u8>, ids: &[u32], bytes: impl Fn(u32) -> [u8; N]) {
-    let start = buffer.len();
-    buffer.resize(start + N * ids.len(), 0);
-    for (place, &id) in buffer[start..].chunks_exact_mut(N).zip(ids) {
+/// The ids at the beginning of `room`, each in N bytes.
+fn put<const N: usize>(room: &mut [u8], ids: &[u32], bytes: impl Fn(u32) -> [u8; N]) {
+    for (place, &id) in room.chunks_exact_mut(N).zip(ids) {
         place.copy_from_slice(&bytes(id));
     }
 }

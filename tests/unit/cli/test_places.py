@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from picollm.cli.places import find_shards, machine_for, tokenizer_file
+from picollm.cli.places import machine_for, tokenizer_file
 from picollm.errors import MissingError
 from picollm.layout import Layout
 from picollm.plan.request import TrainRequest
 from picollm.runtime.machine import GIB
+from picollm.train.data import find_shards
 
 
 @pytest.fixture
