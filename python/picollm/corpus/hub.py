@@ -24,7 +24,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from picollm.corpus import listing, redirects
 from picollm.corpus.catalog import CATALOG, Entry
-from picollm.corpus.patience import ASK_TRIES, FETCH_TRIES, in_words, ordered_wait, passing, waits
+from picollm.corpus.patience import ASK_TRIES, FETCH_TRIES, in_words, ordered_wait, passing, session_of_all, waits
 from picollm.corpus.source import HUB_ID, ReadOptions, Source, SourceFile
 from picollm.corpus.supply import FileFacts, Stopped, sha256_of
 from picollm.errors import CheckError, DownloadError, MissingError, UsageError
@@ -190,7 +190,8 @@ class Hub:
         can know better: RevisionNotFoundError, EntryNotFoundError."""
         for wait in waits(ASK_TRIES):
             try:
-                return doing()
+                with session_of_all():
+                    return doing()
             except (RevisionNotFoundError, EntryNotFoundError):
                 raise
             except (httpx2.HTTPError, OSError, ValueError) as error:
@@ -213,15 +214,16 @@ class Hub:
 
     def download(self, repo: str, commit: str, path: str, folder: Path, meter: type[tqdm] | None = None) -> Path:
         """One file as the library fetches it: whole by its length, its content unchecked."""
-        found = hf_hub_download(
-            repo,
-            path,
-            repo_type="dataset",
-            revision=commit,
-            local_dir=folder,
-            endpoint=self.endpoint,
-            tqdm_class=meter,
-        )
+        with session_of_all():
+            found = hf_hub_download(
+                repo,
+                path,
+                repo_type="dataset",
+                revision=commit,
+                local_dir=folder,
+                endpoint=self.endpoint,
+                tqdm_class=meter,
+            )
         return Path(found)
 
 

@@ -1,5 +1,6 @@
 """Patience with a Hub that is busy or out of reach: what deserves another try, how long to wait, what to say then."""
 
+import contextlib
 import random
 from collections.abc import Iterator
 
@@ -48,6 +49,19 @@ def passing(error: Exception, of_file: bool = False) -> bool:
     if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
         return False  # the disk
     return isinstance(cause, (httpx2.TransportError, FileMetadataError, OSError, ValueError))
+
+
+@contextlib.contextmanager
+def session_of_all() -> Iterator[None]:
+    """Requests of `huggingface_hub`, whose threads share a session: it drops that at every connection that fails, and
+    who uses it at that moment meets an error of its own making. That is a connection lost. Raises ConnectionError."""
+    try:
+        yield
+    except (AttributeError, RuntimeError) as error:
+        dropped = isinstance(error, AttributeError) and error.obj is None and error.name in ("request", "stream")
+        if dropped or "client has been closed" in str(error):
+            raise ConnectionError("the connection was lost") from error
+        raise
 
 
 def ordered_wait(error: Exception) -> float | None:

@@ -5,7 +5,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,7 +15,7 @@ from huggingface_hub import HfFileSystem
 
 from picollm.corpus import local
 from picollm.corpus.hub import Hub
-from picollm.corpus.source import Source, SourceFile, sniff
+from picollm.corpus.source import Source, SourceFile, centibytes_of, sniff
 from picollm.errors import SourceError
 
 ROWS = 256
@@ -31,12 +31,14 @@ ADDRESSES, EMPTY = 0.9, 0.01
 
 @dataclass(frozen=True)
 class Head:
-    """`columns`: name → type in words. `rows`: the first ones, as JSON-like values."""
+    """`columns`: name → type in words. `rows`: the first ones, as JSON-like values. `permille`: of a thousand bytes of
+    the file, those of each column before compression."""
 
     path: str
     columns: Mapping[str, str]
     rows: Sequence[Mapping[str, Any]]
     table: pa.Table | None = None
+    permille: Mapping[str, int] = field(default_factory=dict)
 
     def chat_column(self) -> str | None:
         """The column of lists of turns, if there is one."""
@@ -63,7 +65,7 @@ def head_of(source: Source, file: SourceFile, rows: int) -> Head:
     try:
         with opened(source, file) as stream:
             if kind == "parquet":
-                return of_parquet(stream, file.path, rows)
+                return of_parquet(stream, file, rows)
             if kind in local.ROWS:
                 return of_lines(stream, file.path, rows)
             text = decompressed(stream, file.path).read(JSONL_BYTES).decode("utf-8", "replace")
@@ -87,14 +89,19 @@ def opened(source: Source, file: SourceFile) -> Iterator[BinaryIO]:
         yield cast("BinaryIO", stream)
 
 
-def of_parquet(stream: BinaryIO, path: str, rows: int) -> Head:
+def of_parquet(stream: BinaryIO, about: SourceFile, rows: int) -> Head:
     file = pq.ParquetFile(stream, buffer_size=BLOCK_BYTES, pre_buffer=False)
     columns = {field.name: str(field.type) for field in file.schema_arrow}
     batch = next(file.iter_batches(batch_size=rows), None)
     if batch is None:
-        return Head(path, columns, ())
+        return Head(about.path, columns, ())
+    held: dict[str, int] = {}
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            held[chunk.path_in_schema] = held.get(chunk.path_in_schema, 0) + chunk.total_uncompressed_size
+    permille = {name: size * 1000 // max(1, about.size) for name, size in held.items()}
     table = pa.Table.from_batches([batch])
-    return Head(path, columns, table.to_pylist(), table)
+    return Head(about.path, columns, table.to_pylist(), table, permille)
 
 
 def decompressed(stream: BinaryIO, path: str) -> BinaryIO:
@@ -142,9 +149,13 @@ def settle_column(source: Source) -> Source:
         else:
             path.write_text("".join(json.dumps(row) + "\n" for row in found.rows))
         look = sniff(Path(folder), [SourceFile(name, path.stat().st_size)], source.read)
-    read = replace(source.read, text_column=look["text_column"])
-    doubts = metadata_doubts(str(look["text_column"]), found.rows)
-    return replace(source, read=read, warnings=(*source.warnings, *(doubts or look["warnings"])))
+    column = str(look["text_column"])
+    return replace(
+        source,
+        read=replace(source.read, text_column=look["text_column"]),
+        warnings=(*source.warnings, *(metadata_doubts(column, found.rows) or look["warnings"])),
+        centibytes=source.centibytes or centibytes_of(source.files, found.permille.get(column)),
+    )
 
 
 def is_turns(value: object) -> bool:

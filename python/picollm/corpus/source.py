@@ -163,6 +163,14 @@ def estimated_tokens(file: SourceFile, centibytes: int | None = None) -> int:
     return file.size * 100 // (centibytes or CENTIBYTES[kind_of(file.path)])
 
 
+def centibytes_of(files: Sequence[SourceFile], text_permille: int | None) -> int | None:
+    """Hundredths of a file byte per token of files of parquet that hold so much text in a thousand bytes: the first
+    file's footer speaks for all of them. None where files differ in kind or nothing is known."""
+    if not text_permille or any(kind_of(file.path) != "parquet" for file in files):
+        return None
+    return max(1, CENTIBYTES["text"] * 1000 // text_permille)
+
+
 def cut(files: Sequence[SourceFile], segment_tokens: int, centibytes: int | None = None) -> list[Segment]:
     """Large parquet and jsonl files become slices, small files are grouped in order up to the target."""
     segments: list[Segment] = []
@@ -226,6 +234,7 @@ def open_source(
         read=replace(options, text_column=look["text_column"]),
         val_ppm=LOCAL_VAL_PPM,
         warnings=tuple(warnings),
+        centibytes=centibytes_of(files, look["text_permille"]),
     )
 
 
@@ -241,7 +250,7 @@ def listed(listing: local.Listing) -> tuple[SourceFile, ...]:
 
 
 def sniff(root: Path, files: Sequence[SourceFile], options: ReadOptions) -> dict[str, Any]:
-    """`text_column`, `columns` and `warnings` of the first file that has columns."""
+    """`text_column`, `columns`, `text_permille` and `warnings` of the first file that has columns."""
     about = json.dumps([file.plain() for file in files]).encode(), json.dumps(options.plain()).encode()
     look: dict[str, Any] = json.loads(_rustbpe.sniff_source(str(root), *about))
     return look

@@ -39,6 +39,17 @@ pub fn columns_of(path: &Path) -> Result<Vec<Column>> {
     Ok(columns(&open_footer(path)?))
 }
 
+/// Bytes of a column before compression, as the footer has them.
+pub fn text_bytes(path: &Path, name: &str) -> Result<u64> {
+    let file = open_footer(path)?;
+    let chunks = file.metadata().row_groups().iter().filter_map(|group| Some(group.column(index_of(group, name)?)));
+    Ok(chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0)).fold(0, u64::saturating_add))
+}
+
+fn index_of(group: &RowGroupMetaData, name: &str) -> Option<usize> {
+    group.columns().iter().position(|column| matches!(column.column_path().parts(), [only] if only == name))
+}
+
 fn open_footer(path: &Path) -> Result<SerializedFileReader<File>> {
     let file = open(path)?;
     contained(path, || "footer".into(), || SerializedFileReader::new(file))
@@ -116,11 +127,7 @@ fn open_column(
     group: usize,
     name: &str,
 ) -> Result<(ColumnReaderImpl<ByteArrayType>, usize), ParquetError> {
-    let index = meta
-        .columns()
-        .iter()
-        .position(|column| matches!(column.column_path().parts(), [only] if only == name))
-        .ok_or_else(|| ParquetError::General("column missing".into()))?;
+    let index = index_of(meta, name).ok_or_else(|| ParquetError::General("column missing".into()))?;
     let per_row = (meta.column(index).uncompressed_size() / meta.num_rows().max(1)).max(1);
     let batch_rows = (BATCH_BYTES / per_row).clamp(1, BATCH_ROWS);
     match file.get_row_group(group)?.get_column_reader(index)? {

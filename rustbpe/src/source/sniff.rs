@@ -21,6 +21,8 @@ pub struct Sniff {
     pub text_column: Option<String>,
     /// Columns of the first file that has any.
     pub columns: Vec<Column>,
+    /// Bytes of text to expect in a thousand bytes of such a file, where its footer tells.
+    pub text_permille: Option<u64>,
     /// `name: sentence`, when this may not be the text that was meant.
     pub warnings: Vec<String>,
 }
@@ -52,6 +54,10 @@ fn sniff_file(root: &Path, file: &FileEntry, options: &ReadOptions) -> Result<Op
         return Ok(None);
     }
     let name = choose_text_column(&path, &columns, options.text_column.as_deref())?;
+    let text_permille = match kind_of(&file.path).0 {
+        Kind::Parquet => parquet::text_bytes(&path, &name)?.checked_mul(1000).map(|bytes| bytes / file.size.max(1)),
+        _ => None,
+    };
     let options = ReadOptions { text_column: Some(name.clone()), ..options.clone() };
     let mut texts: Vec<(usize, bool)> = Vec::new(); // characters; whether it is an address
     let mut take = |text: &str| {
@@ -66,7 +72,7 @@ fn sniff_file(root: &Path, file: &FileEntry, options: &ReadOptions) -> Result<Op
     }
     let report = documents.report;
     let warnings = doubts(&name, &mut texts, report.null + report.empty, report.rows);
-    Ok(Some(Sniff { text_column: Some(name), columns, warnings }))
+    Ok(Some(Sniff { text_column: Some(name), columns, text_permille, warnings }))
 }
 
 fn doubts(name: &str, texts: &mut [(usize, bool)], without_text: u64, rows: u64) -> Vec<String> {

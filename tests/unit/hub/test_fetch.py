@@ -3,12 +3,15 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 from tests.hub import Hub, sha256
 
 from picollm.corpus import hub as hub_room
+from picollm.corpus import patience
 from picollm.corpus.source import SourceFile
 
 STEP = 10 << 20  # the library keeps what it has in steps of this many bytes
@@ -39,3 +42,19 @@ def test_what_is_neither_parquet_nor_jsonl_is_streamed_by_datasets(hub: Hub, hom
     for tokens in ("100", "all"):  # `datasets` reads HF_ENDPOINT when it is imported: a process of its own
         done = subprocess.run([*command, "--tokens", tokens], capture_output=True, text=True, check=False)
         assert (done.returncode, "30 documents" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.row("S11")
+@pytest.mark.parametrize("call", [lambda: None.request(), lambda: closed().get("http://127.0.0.1:9")])  # type: ignore[attr-defined]
+def test_a_session_that_another_thread_dropped_is_a_lost_connection(call: Callable[[], object]) -> None:
+    with pytest.raises(ConnectionError) as caught, patience.session_of_all():
+        call()
+    assert patience.passing(caught.value)
+    with pytest.raises(AttributeError), patience.session_of_all():
+        None.other  # type: ignore[attr-defined] # noqa: B018
+
+
+def closed() -> httpx2.Client:
+    client = httpx2.Client()
+    client.close()
+    return client
