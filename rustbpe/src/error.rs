@@ -180,6 +180,9 @@ impl Error {
             Error::BadUtf8 { .. } => {
                 Some("pass --bad-utf8 skip or --bad-utf8 replace; both count what they touch".into())
             }
+            Error::TextColumn { .. } => Some(
+                "name the column that holds the text: --text-column NAME; conversations are for picollm sft".into(),
+            ),
             Error::CorpusTooSmall { got, .. } => {
                 Some(format!("ask for --vocab-size {got} or fewer, or give more text"))
             }

@@ -34,6 +34,7 @@ from picollm.train.data import find_shards
 PROGRESS = click.Choice(["auto", "plain", "json"])
 PROGRESS_SECONDS = 1.0  # between two objects of --progress json
 KEPT = "finished segments are kept: run the same command again to go on, or with a smaller --tokens to end here"
+RAM_HELP = "bounds the segments at a time: 150M and 48M each; a document past 10 MB takes up to 4 times its length more"
 MORE = ("shard_tasks", "shard_sets")  # modules of picollm.cli with the group's other commands
 
 
@@ -111,7 +112,7 @@ def begin(
 @set_options
 @click.option("--tokens", type=COUNT_OR_ALL, help="stop at the segment that reaches this many training tokens (all)")
 @click.option("--workers", type=click.IntRange(min=1), help="segments at a time (the cores there are)")
-@click.option("--max-ram", type=BYTES, default=MAX_RAM, show_default="2G", help="bounds the segments at a time")
+@click.option("--max-ram", type=BYTES, default=MAX_RAM, show_default="2G", help=RAM_HELP)
 @click.option("--max-disk", type=BYTES, default=MAX_DISK, show_default="8G", help="downloaded and not yet encoded")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="the Ray cluster; unsaid: one on this machine, for this job")

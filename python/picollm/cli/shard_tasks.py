@@ -10,6 +10,7 @@ from picollm.cli.corpora import say_fetch
 from picollm.cli.options import BYTES, COUNT_OR_ALL
 from picollm.cli.shard import (
     PROGRESS,
+    RAM_HELP,
     begin,
     command,
     kept,
@@ -70,7 +71,7 @@ def plan_command(
 @click.option("--task", "which", metavar="i/N", help="share i of N, from 0/N to N-1/N; unsaid: everything")
 @click.option("--root", type=FOLDER, help="where the source lies here; unsaid: where it lay when it was planned")
 @click.option("--workers", type=click.IntRange(min=1), help="segments at a time (the cores there are)")
-@click.option("--max-ram", type=BYTES, default=MAX_RAM, show_default="2G", help="bounds the segments at a time")
+@click.option("--max-ram", type=BYTES, default=MAX_RAM, show_default="2G", help=RAM_HELP)
 @click.option("--max-disk", type=BYTES, default=MAX_DISK, show_default="8G", help="downloaded and not yet encoded")
 @click.option("--staging", type=FOLDER, help="where downloads wait, such as a node's own disk; unsaid: in DIR")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)

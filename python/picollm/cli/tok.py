@@ -32,6 +32,10 @@ def command() -> None:
     """Train a tokenizer, or use one."""
 
 
+# What a manifest says of itself that was written before there was such an option.
+UNNAMED = {"max_ram": DEFAULT_MAX_RAM}
+
+
 @command.command()
 @click.argument("source", required=False)
 @click.option("--dataset-name", "--dataset", help=f"The same as SOURCE.  [default: {DEFAULT_SOURCE}]")
@@ -117,8 +121,9 @@ def already_there(folder: Path, request: Mapping[str, Any]) -> bool:
         raise CheckError(
             f"{folder / MANIFEST}: damaged: {error}", hint="delete the folder, or name another: --out DIR"
         ) from error
-    differs = [name for name, value in request.items() if not isinstance(made, dict) or made.get(name) != value]
-    if differs or made.get("fingerprint") != found.fingerprint:
+    said = {**UNNAMED, **made} if isinstance(made, dict) else {}
+    differs = [name for name, value in request.items() if said.get(name) != value]
+    if differs or said.get("fingerprint") != found.fingerprint:
         raise CheckError(
             f"{folder} holds another tokenizer, {found.fingerprint[:12]} ({found.vocab_size:,} tokens); "
             f"different: {', '.join(differs) or 'its own manifest'}",

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from picollm.runtime import failpoint
 LOCK_NAME = ".lock"
 TEMPORARY = re.compile(r"\..+\.tmp-([0-9]+)-[0-9a-f]+")
 PRIVATE_FILE = 0o600
+UNSIGNED_SECONDS, LOOK_AGAIN_SECONDS = 0.5, 0.001
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -115,22 +117,34 @@ def lock(directory: Path, name: str = LOCK_NAME) -> Iterator[None]:
         raise failure(directory, "lock", error) from error
     try:
         take(descriptor, directory)
-        remove_temporaries(directory)
-        yield
+        try:
+            remove_temporaries(directory)
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)  # nobody is named for what is over
     finally:
         os.close(descriptor)  # frees the lock; the file stays, or a waiting opener would lock an orphan
 
 
 def take(descriptor: int, directory: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        raise BusyError(
-            f"{directory}: in use by process {owner}", hint="wait for it to end, or choose another name"
-        ) from None
-    except OSError as error:
-        raise failure(directory, "lock", error) from error
+    """Lock, and write down who did. Who loses looks again for a moment: the winner may not have signed yet, and what
+    stands there may be the name of one who is gone."""
+    until = time.monotonic() + UNSIGNED_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            if time.monotonic() < until and not (owner.isdecimal() and alive(int(owner))):
+                time.sleep(LOOK_AGAIN_SECONDS)
+                continue
+            raise BusyError(
+                f"{directory}: in use by process {owner or 'unknown'}",
+                hint="wait for it to end, or choose another name",
+            ) from None
+        except OSError as error:
+            raise failure(directory, "lock", error) from error
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 

@@ -43,10 +43,9 @@ LOCK = "lock"
 STAGING = "staging"  # below it: files that were fetched, one folder per process, until they are encoded
 SPARE = 1.05  # of the disk space that the estimate asks for
 MAX_RAM = 2 << 30  # bytes, unless said otherwise
-RAM_BASE, RAM_PER_WORKER = (
-    150 << 20,
-    48 << 20,
-)  # bytes: a build, and each segment at a time
+# Bytes: a build, and each segment at a time. A document past 10 MB adds two to four times its length (`just memory`):
+# its line or page, its text and four bytes for each id, all at once, since a file is closed before it would overflow.
+RAM_BASE, RAM_PER_WORKER = 150 << 20, 48 << 20
 Progress = Callable[[Mapping[str, int]], object]
 
 

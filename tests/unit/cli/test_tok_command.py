@@ -72,6 +72,18 @@ def test_the_same_training_again_is_already_there_and_another_one_is_refused(hom
     assert "--out" in str(other.hint)
 
 
+def test_a_manifest_from_before_an_option_means_its_default(home: Layout, tmp_path: Path) -> None:
+    train = ("train", tmp_path / "cats", "--vocab-size", "280")
+    assert run(*train).exit_code == 0
+    path = home.tokenizers / "cats-280" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["max_ram"]
+    path.chmod(0o644)
+    path.write_text(json.dumps(manifest))
+    assert "already there and the same" in run(*train).stdout
+    assert "max_ram" in failure(run(*train, "--max-ram", "1G")).message
+
+
 def test_the_number_of_workers_changes_nothing(home: Layout, tmp_path: Path) -> None:
     prints = set()
     for workers in ("1", "2", "4"):

@@ -9,6 +9,8 @@ import pytest
 from picollm.errors import BusyError, PicoError
 from picollm.runtime import durable, failpoint
 
+RACES = 500
+
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
@@ -73,3 +75,14 @@ with durable.lock(Path({str(tmp_path)!r})):
     assert any(durable.TEMPORARY.fullmatch(name) for name in names(tmp_path))
     with durable.lock(tmp_path):
         assert names(tmp_path) == {".lock"}
+
+
+@pytest.mark.slow
+@pytest.mark.row("S6")
+def test_of_four_that_want_a_lock_at_once_one_gets_it_and_the_others_name_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    race = Path(__file__).with_name("race.py")
+    done = subprocess.run([sys.executable, race, tmp_path, str(RACES)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == {"rounds": RACES, "one winner": RACES, "named": 3 * RACES, "named wrongly": 0}
