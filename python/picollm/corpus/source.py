@@ -234,7 +234,7 @@ def open_source(
         read=replace(options, text_column=look["text_column"]),
         val_ppm=LOCAL_VAL_PPM,
         warnings=tuple(warnings),
-        centibytes=centibytes_of(files, look["text_permille"]),
+        centibytes=centibytes_of(files, look.get("text_permille")),
     )
 
 
