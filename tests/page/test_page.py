@@ -5,11 +5,13 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from playwright import sync_api as playwright
 from tests.page.conftest import Watched, shot, until
-from tests.unit.serve.conftest import Live
+from tests.unit.serve.conftest import Live, started
 
 
 def send(watched: Watched, text: str, tokens: int, **settings: str) -> None:
@@ -276,3 +278,54 @@ def test_health_answers_while_an_answer_is_written(
         record_property("health_ms", 1000 * (time.perf_counter() - started))
     assert busy == 1
     page.click("#stop")
+
+
+@pytest.mark.row("W12")
+def test_the_page_goes_on_when_its_server_comes_back(
+    browser: playwright.Browser, live: Live, runs: Path, record_property: Callable[[str, object], None]
+) -> None:
+    first = contextmanager(started)(live.service, None)
+    with first as server:
+        port = int(server.url.rpartition(":")[2])
+        page = browser.new_page()
+        page.goto(server.url)
+        until(page, "document.getElementById('about').textContent.includes('parameters')")
+        run = runs / "outlasting"
+        run.mkdir(exist_ok=True)
+        log = run / "metrics.jsonl"
+        log.write_text("".join(line(step) for step in range(1, 4)))
+        page.click("#tab-training")
+        until(page, "[...document.getElementById('run').options].some(o => o.value === 'outlasting')")
+        page.select_option("#run", "outlasting")
+        until(page, "document.getElementById('curve').dataset.points === '3'")
+    until(page, "document.getElementById('about').textContent.includes('trying again')")
+    grow(log)
+    gone = time.perf_counter()
+    with contextmanager(started)(live.service, None, port):
+        until(page, "document.getElementById('about').textContent.includes('parameters')")
+        until(page, "document.getElementById('curve').dataset.points === '30'")
+        record_property("reconnected_s", time.perf_counter() - gone)
+        page.click("#tab-chat")
+        page.evaluate("document.querySelector('details').open = true")
+        page.fill("#max_tokens", "8")
+        page.fill("#message", "hello again")
+        page.click("#send")
+        until(page, "document.querySelector('.turn.assistant') && document.getElementById('stop').hidden")
+        assert page.locator(".turn.error").count() == 0
+        page.close()
+
+
+def test_a_call_of_the_calculator_is_a_box_and_is_said_again(watched: Watched) -> None:
+    page = watched.page
+    deltas = [{"content": "it is "}, {"content": "", "parts": [{"type": "python", "text": "6*7"}]},
+              {"content": "", "parts": [{"type": "output", "text": "42"}]}, {"content": " indeed"}]  # fmt: skip
+    told = "".join(f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas)
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(
+        status=200, content_type="text/event-stream", body=told + "data: [DONE]\n\n"))  # fmt: skip
+    assert ask(watched, "what is 6 times 7?") == "it is 6*7= 42 indeed"
+    assert page.locator(".call").all_text_contents() == ["6*7", "= 42"]
+    shot(page, "calculator")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        ask(watched, "again")
+    messages = json.loads(asked.value.post_data or "{}")["messages"]
+    assert [part["type"] for part in messages[1]["content"]] == ["text", "python", "output", "text"]

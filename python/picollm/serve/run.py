@@ -1,5 +1,6 @@
 """The socket and the server's life: a Guard in front, uvicorn around, a worker that ends with it."""
 
+import logging
 import socket
 import sys
 
@@ -65,6 +66,7 @@ def make_server(service: Service, listener: socket.socket, host: str, token: str
 def serve(service: Service, listener: socket.socket, host: str, token: str | None) -> None:
     """Answer until SIGINT or SIGTERM; open answers get ten seconds to end."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a client has left is no news
     try:
         make_server(service, listener, host, token).run(sockets=[listener])
     finally:

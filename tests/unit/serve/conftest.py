@@ -37,8 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(service: Service, token: str | None) -> Iterator[Live]:
-    with listen("127.0.0.1", 0) as socket:
+def started(service: Service, token: str | None, port: int = 0) -> Iterator[Live]:
+    with listen("127.0.0.1", port) as socket:
         server = make_server(service, socket, "127.0.0.1", token)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()

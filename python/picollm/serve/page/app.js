@@ -79,9 +79,23 @@ const sampling = () => ({
   max_tokens: number("max_tokens"), seed: number("seed"), stream: true,
 });
 
+// An answer's words, its calls of the calculator and what they gave, in the order they came.
+function heard(turn, type, text) {
+  if (type === "text") turn.content += text;
+  const last = turn.parts.at(-1);
+  if (last?.type === type) last.text += text;
+  else if (text) turn.parts.push({ type, text });
+}
+const called = (turn) => turn.parts?.some((part) => part.type !== "text");
+function fill(place, turn) {
+  if (!called(turn)) place.textContent = turn.content;
+  else place.replaceChildren(...turn.parts.map(({ type, text }) =>
+    type === "text" ? text : make("span", { className: `call ${type}`, textContent: type === "output" ? `= ${text}` : text })));
+}
 function draw() {
   $("turns").replaceChildren(...turns.map((turn, index) => {
-    const text = make("div", { className: "text", textContent: turn.content });
+    const text = make("div", { className: "text" });
+    fill(text, turn);
     const tools = make("div", { className: "tools" });
     const copy = make("button", { type: "button", textContent: "Copy", onclick: () => navigator.clipboard.writeText(turn.content) });
     tools.append(copy);
@@ -101,9 +115,9 @@ function edit(index) {
   $("message").focus();
 }
 async function reply() {
-  const messages = turns.map(({ role, content }) => ({ role, content }));
+  const messages = turns.map((turn) => ({ role: turn.role, content: called(turn) ? turn.parts : turn.content }));
   if ($("system").value.trim()) messages.unshift({ role: "system", content: $("system").value });
-  const turn = { role: "assistant", content: "" };
+  const turn = { role: "assistant", content: "", parts: [] };
   turns.push(turn);
   draw();
   const place = $("turns").lastChild.querySelector(".text");
@@ -118,22 +132,25 @@ async function reply() {
       ? events("/v1/chat/completions", { ...sampling(), messages }, running.signal)
       : events("/v1/completions", { ...sampling(), prompt: messages.at(-1).content }, running.signal);
     for await (const chunk of asked) {
-      const piece = chunk.choices[0].delta?.content ?? chunk.choices[0].text ?? "";
-      if (piece) first ??= performance.now();
-      turn.content += piece;
-      place.textContent = turn.content;
+      const { delta, text } = chunk.choices[0];
+      const piece = delta?.content ?? text ?? "";
+      heard(turn, "text", piece);
+      for (const part of delta?.parts ?? []) heard(turn, part.type, part.text);
+      if (turn.parts.length) first ??= performance.now();
+      fill(place, turn);
       usage = chunk.usage ?? usage;
     }
   } catch (error) {
     if (error.name !== "AbortError") {
       turn.error = true;
-      turn.content = turn.content || error.message;
+      if (!turn.content) heard(turn, "text", error.message);
+      if (error instanceof TypeError) meet();
     }
   } finally {
     running = null;
     $("stop").hidden = true;
     $("send").disabled = false;
-    if (!turn.content) turns = turns.filter((one) => one !== turn);
+    if (!turn.parts.length) turns = turns.filter((one) => one !== turn);
     draw();
   }
   if (usage) {
@@ -234,9 +251,11 @@ function follow() {
     logs.set(run, []);
     const stream = new EventSource(`/api/events?run=${encodeURIComponent(run)}`);
     stream.onmessage = (event) => {
-      logs.get(run).push(...(JSON.parse(event.data).lines ?? []));
+      const { lines, next } = JSON.parse(event.data);
+      if (lines) logs.get(run).splice(next - lines.length, Infinity, ...lines); // a server that is new tells all again
       plot();
     };
+    stream.onerror = () => meet();
     return stream;
   });
   plot();
@@ -333,7 +352,27 @@ const replanSoon = later(200, replan);
 $("copy").onclick = () => navigator.clipboard.writeText($("command").textContent);
 
 // ---- start
-about = await api("/api/about");
-$("about").textContent = `${about.name} · ${about.stage}, step ${about.step.toLocaleString("en")} · ${short(about.params)} parameters · context ${about.context}`
-  + (about.chats ? "" : " · a base model: it continues your text and does not answer");
+// Who answers; asked again while nobody does, since a server that was stopped may come back.
+let meeting = null;
+const pause = (wait) => new Promise((done) => setTimeout(done, wait));
+async function known() {
+  for (;;) {
+    try {
+      about = await api("/api/about");
+      break;
+    } catch {
+      $("about").textContent = "the server does not answer · trying again";
+      await pause(1000);
+    }
+  }
+  $("about").textContent = `${about.name} · ${about.stage}, step ${about.step.toLocaleString("en")} · ${short(about.params)} parameters · context ${about.context}`
+    + (about.chats ? "" : " · a base model: it continues your text and does not answer");
+  if (streams.some((stream) => stream.readyState === EventSource.CLOSED)) follow();
+  meeting = null;
+}
+function meet() {
+  meeting ??= known();
+  return meeting;
+}
+await meet();
 show(tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash) ?? tabs[0]);
