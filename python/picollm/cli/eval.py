@@ -145,9 +145,15 @@ def say_bpb(loaded: "Loaded", quiet: bool, val_shards: str | None, final: bool) 
     if plan is None or plan.data is None:
         raise MissingError(f"{run}: no plan.json that names its shards", hint="--task core, which needs none")
     layout = Layout.from_env()
-    data = found_again(plan.data, run, layout)
+    data, chats = found_again(plan.data, run, layout), loaded.meta.stage == "sft"
+    if chats and val_shards is None:
+        raise UsageError(
+            f"{run.name} learned from conversations; how well it knows those kept for validation is in its report",
+            hint="--val-shards DIR for bits per byte of a text, or --task arc-easy,mmlu,gsm8k,humaneval",
+        )
     if val_shards is not None:
-        data = with_validation(data, ShardSet.open(data.path), val_shards, layout, final=final)
+        own = None if chats else ShardSet.open(data.path)
+        data = with_validation(data, own, val_shards, layout, final=final)
     if final and not (data.val_path and is_test(ShardSet.open(data.val_path))):
         raise UsageError(
             "--final reads a test split, and none is named",

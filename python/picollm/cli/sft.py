@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from picollm.cli.options import COUNT
-from picollm.layout import Layout
+from picollm.layout import Layout, cache_dir
 
 CHATS = 6000  # of smalltalk, one pass: about 200,000 tokens
 
@@ -14,8 +14,14 @@ CHATS = 6000  # of smalltalk, one pass: about 200,000 tokens
 @click.command("sft")
 @click.argument("model", required=False)
 @click.option(
-    "--dataset-name", "--dataset", default="smalltalk", show_default=True, help="smalltalk, a .jsonl file or a folder."
+    "--dataset-name",
+    "--dataset",
+    default="smalltalk",
+    show_default=True,
+    help="smalltalk; a .jsonl or .parquet file, or a folder of them; a data set of the Hub.",
 )
+@click.option("--dataset-config", help="Which configuration of a data set of the Hub.")
+@click.option("--dataset-split", help="Which of its splits.  [default: train]")
 @click.option("--chats", type=COUNT, default=CHATS, show_default=True, help="How many chats smalltalk makes.")
 @click.option("--identity", type=click.Path(path_type=Path, dir_okay=False), help="Who the bot is: a TOML file.")
 @click.option("--name", help="Of the new run.  [default: MODEL-sft]")
@@ -34,6 +40,8 @@ CHATS = 6000  # of smalltalk, one pass: about 200,000 tokens
 def command(
     model: str | None,
     dataset_name: str,
+    dataset_config: str | None,
+    dataset_split: str | None,
     chats: int,
     identity: Path | None,
     save_every: str | None,
@@ -44,10 +52,21 @@ def command(
 ) -> None:
     """Fine-tune MODEL (a run; unsaid: the one that finished last) on conversations. The answers are learned."""
     from picollm.cli.models import find_model
+    from picollm.corpus.catalog import CATALOG
+    from picollm.corpus.hub import Asked
+    from picollm.corpus.source import HUB_ID
     from picollm.errors import UsageError
     from picollm.plan.request import Interval
     from picollm.plan.sft import SftRequest
-    from picollm.train.sft import SMALLTALK_RATE_SCALE, describe, file_chats, run_sft, score_smalltalk, smalltalk_chats
+    from picollm.train.published import hub_chats
+    from picollm.train.sft import (
+        SMALLTALK_RATE_SCALE,
+        describe,
+        file_chats,
+        run_sft,
+        score_smalltalk,
+        smalltalk_chats,
+    )
 
     def left_out(why: str) -> None:
         click.echo(f"left out: {why}", err=True)
@@ -58,7 +77,10 @@ def command(
     if dataset_name != "smalltalk":
         if identity is not None:
             raise UsageError("--identity belongs to --dataset-name smalltalk")
-        click.echo(run_sft(base, file_chats(Path(dataset_name), left_out), request, runs, device=device, log=log))
+        path, from_hub = Path(dataset_name), HUB_ID.fullmatch(dataset_name) or dataset_name in CATALOG
+        asked = Asked(dataset_name, dataset_config, dataset_split)
+        found = hub_chats(asked, cache_dir()) if from_hub and not path.exists() else file_chats(path, left_out)
+        click.echo(run_sft(base, found, request, runs, device=device, log=log))
         return
     talk, made = smalltalk_chats(chats, identity, request.seed)
     if request.rate_scale is None:

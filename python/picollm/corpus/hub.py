@@ -26,11 +26,12 @@ from picollm.corpus import listing, redirects
 from picollm.corpus.catalog import CATALOG, Entry
 from picollm.corpus.patience import ASK_TRIES, FETCH_TRIES, in_words, ordered_wait, passing, session_of_all, waits
 from picollm.corpus.source import HUB_ID, ReadOptions, Source, SourceFile
-from picollm.corpus.supply import FileFacts, Stopped, sha256_of
+from picollm.corpus.supply import FileFacts, Stopped, clear, own_folder, same, sha256_of
 from picollm.errors import CheckError, DownloadError, MissingError, UsageError
 
 KIND = "hub"
 VAL_PPM = 2_000
+STAGING = ".staging"
 CONVERTED = "refs/convert/parquet"  # where the Hub keeps a copy in parquet of data sets in other forms
 WRONG_BODIES = 2  # of the right length and the wrong sha256, before the file is given up
 T = TypeVar("T")
@@ -265,6 +266,19 @@ class Shelf:
                     raise in_words(error, f"{self.repo}: {file.path}", self.hub.endpoint) from error
                 stop.wait(ordered_wait(error) or wait)
         raise DownloadError(f"{self.repo}: {file.path}: not whole after {FETCH_TRIES} tries")
+
+    def bring(self, listed: RepoFile, root: Path) -> Path:
+        """One file below `root`, fetched unless it is there already and is the one that the Hub lists."""
+        target = root / listed.path
+        if listed.lfs is None:
+            self.hub.fetch_small(self.repo, self.commit, listed, root)
+            return target
+        file = SourceFile(listed.path, listed.size, listed.lfs.sha256)
+        if not same(file, target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.fetch(file, own_folder(root / STAGING), target, lambda moved: None, threading.Event())
+            clear(root / STAGING)
+        return target
 
 
 def open_dataset(asked: Asked, cache: Path, dataset: Dataset | None = None) -> Source:

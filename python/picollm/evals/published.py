@@ -2,21 +2,16 @@
 
 import fnmatch
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub.hf_api import RepoFile
-
 from picollm.corpus import listing
 from picollm.corpus.hub import Hub, Shelf, cache_folder
-from picollm.corpus.source import HUB_ID, SourceFile
-from picollm.corpus.supply import clear, own_folder, same
+from picollm.corpus.source import HUB_ID
 from picollm.errors import MissingError, UsageError
 from picollm.evals.core import BASELINES, FOLDER, TASKS, ZIP
 
 PREFIX = "hf://"
-STAGING = ".staging"
 LARGEST = 1 << 30  # bytes that one call may fetch
 CORE_FILES = (TASKS, BASELINES, "eval_data/*", ZIP)
 SPEC = re.compile(rf"({HUB_ID.pattern})(?:@([\w./-]+))?")
@@ -46,20 +41,8 @@ def bring(spec: str, wanted: Sequence[str], cache: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     shelf = Shelf(hub, repo, commit)
     for path in chosen:
-        fetch(shelf, held[path], root)
-    clear(root / STAGING)
+        shelf.bring(held[path], root)
     return root
-
-
-def fetch(shelf: Shelf, listed: RepoFile, root: Path) -> None:
-    """One file, unless it is there already and is the one that the Hub lists."""
-    if listed.lfs is None:
-        shelf.hub.fetch_small(shelf.repo, shelf.commit, listed, root)
-        return
-    file, target = SourceFile(listed.path, listed.size, listed.lfs.sha256), root / listed.path
-    if not same(file, target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shelf.fetch(file, own_folder(root / STAGING), target, lambda moved: None, threading.Event())
 
 
 def fits(path: str, pattern: str) -> bool:

@@ -37,7 +37,9 @@ def facts(request: TrainRequest, layout: Layout) -> DataFacts | None:
     return with_validation(data, shards, request.val_shards, layout) if request.val_shards else data
 
 
-def with_validation(data: DataFacts, shards: ShardSet, said: str, layout: Layout, *, final: bool = False) -> DataFacts:
+def with_validation(
+    data: DataFacts, shards: ShardSet | None, said: str, layout: Layout, *, final: bool = False
+) -> DataFacts:
     """The data with validation rows of another set, or of one split of it, named by a file. final: of a test split too.
 
     Raises MissingError, TokenizerMismatch, and UsageError for rows that are trained on, or kept for the end.
@@ -52,7 +54,8 @@ def with_validation(data: DataFacts, shards: ShardSet, said: str, layout: Layout
     split: Split = "val" if other.val_documents else "train"
     if at.suffix == ".bin":
         split = "train" if at.name.startswith("train_") else "val"
-    trained_on = {file.blake3 for file in shards.splits["train"]} & {file.blake3 for file in other.splits[split]}
+    own = shards.splits["train"] if shards is not None else ()
+    trained_on = {file.blake3 for file in own} & {file.blake3 for file in other.splits[split]}
     if trained_on:
         raise UsageError(
             f"validation shards overlap training shards: {len(trained_on)} of the {len(other.splits[split])} {split} "

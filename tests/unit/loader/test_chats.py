@@ -30,7 +30,7 @@ def test_conversations_come_back_in_order(tmp_path: Path, name: str) -> None:
     [
         ("{", "line 2: not JSON"),
         ("[" * 100_000, "line 2: not JSON"),
-        ('{"text": "x"}', "line 2: no list of messages"),
+        ('{"text": "x"}', "line 2: W102 plain text"),
         ('[{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]', "line 2: message 1"),
         ("\xff", "line 2: not JSON"),
     ],
@@ -47,7 +47,8 @@ def test_a_file_that_is_absent_cut_empty_or_of_another_kind_is_refused(tmp_path:
         ("gone.jsonl", None, MissingError),
         ("cut.jsonl.gz", whole[: len(whole) // 2], SourceError),
         ("empty.jsonl", b"", MissingError),
-        ("x.parquet", b"PAR1", UsageError),
+        ("cut.parquet", b"PAR1", SourceError),
+        ("x.txt", b"words", UsageError),
     ]
     for name, data, error in cases:
         if data is not None:
