@@ -127,8 +127,9 @@ class Loader:
         (B, T + 1) as stored and fill int32 (B); then of `bounds` int32 places, or 0. `owner` keeps that memory alive
         and nobody touches it but while the slot is lent."""
 
-    def next(self) -> int | None:
-        """The slot of the next batch, lent until `release`; None past the last epoch."""
+    def next(self, patience: tuple[float, float] = (10.0, 300.0)) -> int | None:
+        """The slot of the next batch, lent until `release`; None past the last epoch. `patience`: seconds without one
+        after which a RuntimeWarning names what is read, and after which PicoError does."""
 
     def release(self) -> None:
         """Give back all lent slots."""

@@ -11,6 +11,7 @@ mod slot;
 mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -28,7 +29,7 @@ use crate::shard::format::Dtype;
 use crate::{Control, Error, Result};
 use mix::Mix;
 use rows::{Dealer, Job, Planner, Progress, Window, Windows};
-use slot::{Ids, RowWriter};
+use slot::{Ids, Reading, RowWriter};
 
 /// Windows planned ahead of the one in use.
 const WINDOWS_AHEAD: usize = 2;
@@ -68,6 +69,8 @@ pub struct Loader {
     // Field order is drop order: readers let go of the windows before the planners are joined.
     ring: Option<Ring<Slot, Progress>>,
     planners: Vec<JoinHandle<()>>,
+    /// By slot.
+    reading: Vec<Arc<Reading>>,
     opener: u32,
 }
 
@@ -119,7 +122,16 @@ impl Loader {
         let fingerprints: Vec<_> = sources.iter().map(|source| source.fingerprint).collect();
         let mix = Mix::new(&options.weights, &fingerprints, options.recipe.seed)?;
         let at = Progress::start(sources.len());
-        Ok(Loader { sources, mix, options, at, ring: None, planners: vec![], opener: std::process::id() })
+        Ok(Loader {
+            sources,
+            mix,
+            options,
+            at,
+            ring: None,
+            planners: vec![],
+            reading: vec![],
+            opener: std::process::id(),
+        })
     }
 
     /// The data sets it reads.
@@ -178,6 +190,7 @@ impl Loader {
             self.planners.push(thread.map_err(|error| Error::io("the planner thread", error))?);
             windows.push(Windows::new(receive, per_epoch));
         }
+        self.reading = slots.iter().map(|slot| slot.reading.clone()).collect();
         let mut dealer = Dealer::new(windows, self.mix.clone(), self.options.shape, self.at.clone());
         self.ring = Some(Ring::start(slots, self.options.threads, move || dealer.deal(), fill)?);
         Ok(())
@@ -204,6 +217,19 @@ impl Loader {
             Next::End => Next::End,
             Next::Waiting => Next::Waiting,
         })
+    }
+
+    /// What the next batch waits for: the file and the byte that its thread reads, as far as it got.
+    pub fn awaited(&self) -> Option<(PathBuf, u64)> {
+        self.reading.get(self.ring.as_ref()?.awaited())?.place(&self.sources)
+    }
+
+    /// Leave the threads to themselves, who wait for a disk that does not answer. They may still write into the slots.
+    pub fn abandon(&mut self) {
+        if let Some(ring) = self.ring.take() {
+            ring.abandon();
+        }
+        self.planners.drain(..).for_each(std::mem::forget);
     }
 
     /// Give back all lent slots.
@@ -292,11 +318,7 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         if self.close().is_err() {
-            // A forked child has no such threads; joining them would wait for ever.
-            if let Some(ring) = self.ring.take() {
-                ring.abandon();
-            }
-            self.planners.drain(..).for_each(std::mem::forget);
+            self.abandon(); // a forked child has no such threads; joining them would wait for ever
         }
     }
 }
@@ -321,14 +343,21 @@ fn plan_ahead(planner: &mut Planner, from: Cursor, epochs: Option<u64>, send: &S
 /// Write the rows of a batch into its slot.
 fn fill(job: Job, slot: &mut Slot) -> Result<Progress> {
     let mut scratch = vec![];
+    let reading = slot.reading.clone();
     slot.fill(|number, row| match job.rows.get(number) {
-        Some((window, place)) => fill_row(window, *place, row, &mut scratch),
+        Some((window, place)) => fill_row(window, *place, row, &mut scratch, &reading),
         None => Ok(()),
     })?;
     Ok(job.after)
 }
 
-fn fill_row(window: &Window, place: u64, row: &mut RowWriter<'_, '_>, scratch: &mut Vec<u8>) -> Result<()> {
+fn fill_row(
+    window: &Window,
+    place: u64,
+    row: &mut RowWriter<'_, '_>,
+    scratch: &mut Vec<u8>,
+    reading: &Reading,
+) -> Result<()> {
     let dataset = &window.dataset;
     for (piece, document) in window.row(place) {
         let shard = dataset.shard(document.shard);
@@ -337,6 +366,7 @@ fn fill_row(window: &Window, place: u64, row: &mut RowWriter<'_, '_>, scratch: &
             row.put(Ids::U32(&[dataset.bos.to_le_bytes()]));
         }
         let start = document.start + piece.start;
+        reading.begin(dataset, document.shard, start);
         let largest = shard.tokens(start, piece.stored, scratch, |dtype, bytes| {
             let ids = Ids::of(dtype, bytes);
             row.put(ids);

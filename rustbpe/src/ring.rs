@@ -181,6 +181,11 @@ impl<M: Send + 'static, T: Send + 'static> Ring<M, T> {
         }
     }
 
+    /// The slot that the next batch will lie in.
+    pub fn awaited(&self) -> usize {
+        (self.next % self.shared.lock().slots.len() as u64) as usize
+    }
+
     /// Give back every lent slot.
     pub fn release(&mut self) {
         let mut state = self.shared.lock();
@@ -208,7 +213,7 @@ impl<M, T> Ring<M, T> {
         }
     }
 
-    /// Leave the threads alone: in a forked child they do not exist, so they cannot be joined.
+    /// Leave the threads alone: in a forked child they do not exist, on a disk that does not answer they do not end.
     pub fn abandon(mut self) {
         self.threads.drain(..).for_each(std::mem::forget);
         std::mem::forget(self);

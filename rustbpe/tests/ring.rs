@@ -56,7 +56,7 @@ fn a_batch_that_does_not_come_is_not_waited_for_beyond_patience() {
 /// Row L6.
 #[test]
 fn a_failure_in_a_thread_surfaces_at_the_next_call() {
-    for round in 0..60 {
+    for round in 0..1000 {
         let fill = move |number: u64, slot: &mut Memory| match number {
             _ if number < round % 7 => write(number, slot),
             _ if round % 2 == 0 => panic!("batch {number}"),

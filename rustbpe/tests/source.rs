@@ -1,11 +1,14 @@
 //! Promises of reading: every document once, in order, whatever the slices; nothing bad passes in silence.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::chance::Chance;
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
@@ -128,6 +131,46 @@ fn damaged_parquet_is_refused_by_name() {
     let options = ReadOptions { on_bad_file: OnBadFile::Skip, ..Default::default() };
     let (texts, report) = read(dir.path(), &["x.parquet", "y.txt"], (0, 1), &options).unwrap();
     assert_eq!((texts, report.bad_files), (vec!["after".to_owned()], vec!["x.parquet".to_owned()]));
+}
+
+/// Row S10: a tenth of `DAMAGE_CASES` (100,000) files with a few bytes changed, most of them in the footer, in 4 GiB of
+/// address space: read or refused by name; no end of the process, no panic that gets out, no memory without measure.
+#[test]
+fn mutants_of_parquet_are_read_or_refused() {
+    let cases = std::env::var("DAMAGE_CASES").map_or(100_000, |said| said.parse::<usize>().unwrap()) / 10;
+    let (space, limit) = (4 << 30, rustix::process::getrlimit(rustix::process::Resource::As));
+    rustix::process::setrlimit(
+        rustix::process::Resource::As,
+        rustix::process::Rlimit { current: Some(space), maximum: limit.maximum },
+    )
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let words: Vec<Vec<u8>> = (0..40).map(|n| format!("document number {n}").repeat(1 + n % 5).into_bytes()).collect();
+    let rows: Vec<Option<&[u8]>> = words.iter().enumerate().map(|(n, word)| (n % 7 > 0).then_some(&word[..])).collect();
+    write_parquet(&path, &[&rows, &rows[..20], &rows], true);
+    let good = fs::read(&path).unwrap();
+    let footer = u32::from_le_bytes(good[good.len() - 8..good.len() - 4].try_into().unwrap()) as usize + 8;
+    let mut chance = Chance::new("DAMAGE_SEED", 10);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut refused = 0;
+    for case in 0..cases {
+        let mut bytes = good.clone();
+        for _ in 0..=chance.below(4) {
+            let from = if chance.below(4) == 0 { 0 } else { good.len() - footer };
+            let at = from + chance.below(good.len() - from);
+            bytes[at] = chance.value(bytes[at].into()) as u8;
+        }
+        fs::write(&path, &bytes).unwrap();
+        match whole(dir.path(), "x.parquet") {
+            Ok(_) => {}
+            Err(Error::BadFile { .. } | Error::TextColumn { .. } | Error::BadUtf8 { .. }) => refused += 1,
+            Err(error) => panic!("case {case}: {error:?}"),
+        }
+    }
+    std::panic::set_hook(hook);
+    assert!(refused > cases / 4, "{refused} of {cases}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ FAULTS = [
     for names in ("write", "fsync,fdatasync", "?rename,renameat,renameat2", "?unlink,unlinkat")
     for error in ("ENOSPC", "EIO")
 ]
+CONFIGURATIONS = 30  # of language, time zone, hash seed, … (ways.configurations)
 MOST_CALLS = 40  # of one kind that a thread makes, about
 
 
@@ -212,11 +213,12 @@ def main() -> None:
         prepare(home)
         crash(home, said.kills, figures, faults=shutil.which("strace") is not None, keep=said.json)
         fingerprints = ways.fingerprints(home / "source", home / "tokenizers" / "tiny", home / "ways")
-    result = {**asdict(figures), "fingerprints": fingerprints}
+        others = ways.configurations(home, CONFIGURATIONS, figures.seed) - set(fingerprints.values())
+    result = {**asdict(figures), "fingerprints": fingerprints, "configurations": CONFIGURATIONS, "others": len(others)}
     if said.json:
         durable.write(said.json, (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps(result, indent=1))
-    raise SystemExit(0 if figures.good and len(set(fingerprints.values())) == 1 else 1)
+    raise SystemExit(0 if figures.good and len(set(fingerprints.values())) == 1 and not others else 1)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from picollm.corpus.source import open_source
 from picollm.shards.build import build
+from picollm.shards.manifest import ShardSet
 from picollm.shards.tasks import Task, finalize_set, plan_set, run_task
 
 SHARD_TOKENS = 2_000
@@ -42,6 +44,36 @@ def fingerprints(source: Path, tokenizer: Path, root: Path) -> dict[str, str]:
         found[name] = by_tasks(source, tokenizer, root / f"t{number}", tasks)
     if importlib.util.find_spec("ray") is not None:
         found["Ray, 2 workers"] = by_ray(source, tokenizer, root / "ray")
+    return found
+
+
+def configurations(home: Path, count: int, seed: int) -> set[str]:
+    """The fingerprints of `count` runs of the command on `home/source`, each with other workers, language, time zone,
+    hash seed, threads and mask of file modes."""
+    chance = random.Random(seed)
+    found = set()
+    for number in range(count):
+        surroundings = {
+            "LC_ALL": chance.choice(["C", "C.UTF-8", "tr_TR.UTF-8", "de_DE.ISO-8859-1", "POSIX"]),
+            "TZ": chance.choice(["UTC", "Asia/Kathmandu", "America/St_Johns", "XYZ-25"]),
+            "PYTHONHASHSEED": str(chance.randrange(2**32)),
+            "PYTHONUTF8": chance.choice(["0", "1"]),
+            "OMP_NUM_THREADS": chance.choice(["1", "7"]),
+            "PICOLLM_HOME": str(home),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        out = home / f"configuration-{number}"
+        command = [sys.executable, "-m", "picollm.cli.main", "shard", "source", "--out", str(out)]
+        subprocess.run(
+            [*command, "--shard-tokens", str(SHARD_TOKENS), "--workers", str(chance.randrange(1, 6))],
+            cwd=home,
+            env=os.environ | surroundings,
+            umask=chance.choice([0o000, 0o022, 0o077]),
+            check=True,
+            capture_output=True,
+            timeout=GIVE_UP_SECONDS,
+        )
+        found.add(ShardSet.open(out).fingerprint)
     return found
 
 

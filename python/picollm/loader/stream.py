@@ -41,7 +41,8 @@ class Stream:
 
     `out="u16"` (where the device is CUDA) moves ids as stored and widens them there; `"i32i64"` does that in Rust.
     `cu_seqlens` says where documents begin, for attention that stays inside them. `mask_boundaries` makes the step from
-    a document to the next no target.
+    a document to the next no target. `patience`: seconds without an answer from the disk until a RuntimeWarning names
+    the file and the byte, and until PicoError does (10 and 300).
 
     Raises MissingError, ShardFormatError, ShardCorruptError, FingerprintMismatch, TokenizerMismatch or UsageError on
     opening; later ShardCorruptError or PicoError from a reading thread, and ForkedProcessError in a forked child.
@@ -75,6 +76,7 @@ class Stream:
         device: str | torch.device = "cpu",
         fingerprint: str | Sequence[str] | None = None,
         tokenizer: str | None = None,
+        patience: tuple[float, float] | None = None,
     ) -> None:
         sets = [Path(shards)] if isinstance(shards, str | Path) else list(shards)
         self._device = torch.device(device)
@@ -133,6 +135,7 @@ class Stream:
         self._copied: torch.cuda.Event | None = None
         self._closed = False
         self._forked = False
+        self._patience = () if patience is None else (patience,)
         _watch_forks()
         _open_streams.add(self)
 
@@ -147,7 +150,7 @@ class Stream:
         self._core.release()
         batches = []
         for _ in range(self.micro_steps):
-            slot = self._core.next()
+            slot = self._core.next(*self._patience)
             if slot is None:
                 raise StopIteration
             batches.append(self._batch([part[slot] for part in self._slots]))

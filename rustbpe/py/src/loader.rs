@@ -1,22 +1,26 @@
 //! Batches of rows into tensors that Python allocated: addresses go in, slot numbers come out.
 #![allow(unsafe_code)] // memory handed over by address
 
+use std::ffi::CString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
-use rustbpe::Result;
 use rustbpe::loader::{BLOCK_ROWS, Loader, Options, Out, Recipe, Request, Shape, Shuffle, Slot, State, Verify};
 use rustbpe::pack::{Packing, default_max_documents};
 use rustbpe::ring::Next;
 use rustbpe::shard::read::Io;
 use rustbpe::sharder::hex;
+use rustbpe::{Error, Result};
 
 use crate::error::to_py;
 use crate::watch;
 
 /// How often signals are looked at while a batch is not ready.
 const POLL: Duration = Duration::from_millis(50);
+/// Seconds that a disk may stand still before there is a warning, and before the loader gives up.
+const PATIENCE: (f64, f64) = (10.0, 300.0);
 
 /// A stream of batches for one rank. See `picollm.loader.stream`.
 #[pyclass(name = "Loader", module = "picollm._rustbpe")]
@@ -25,6 +29,18 @@ struct PyLoader {
     core: Loader,
     /// Keeps the memory behind the slots alive.
     owner: Option<Py<PyAny>>,
+}
+
+impl PyLoader {
+    /// The error of a wait without an end.
+    fn stalled(&self, seconds: f64) -> Error {
+        let (path, at) = self.core.awaited().map_or(("the shards".into(), String::new()), |(path, byte)| {
+            let at = format!(" at byte {byte}");
+            (path, at)
+        });
+        let what = format!("no answer for {seconds:.1} s while reading{at}; the disk or file system stands still");
+        Error::io(path, std::io::Error::new(std::io::ErrorKind::TimedOut, what))
+    }
 }
 
 #[pymethods]
@@ -108,14 +124,29 @@ impl PyLoader {
         Ok(())
     }
 
-    /// The slot of the next batch, lent until `release`; `None` at the end.
-    fn next(&mut self, py: Python<'_>) -> PyResult<Option<usize>> {
+    /// The slot of the next batch, lent until `release`; `None` at the end. `patience`: seconds without a batch after
+    /// which a warning names what is read, once, and after which the loader gives up. Its threads may then never end, so
+    /// the memory of its slots is never freed.
+    #[pyo3(signature = (patience=PATIENCE))]
+    fn next(&mut self, py: Python<'_>, patience: (f64, f64)) -> PyResult<Option<usize>> {
+        let (began, mut warned) = (Instant::now(), false);
         loop {
             let core = &mut self.core;
             match py.detach(|| core.next(POLL)).map_err(|error| to_py(py, &error))? {
                 Next::Batch(slot, ()) => return Ok(Some(slot)),
                 Next::End => return Ok(None),
                 Next::Waiting => py.check_signals()?,
+            }
+            let waited = began.elapsed().as_secs_f64();
+            if waited >= patience.1 {
+                let error = self.stalled(waited);
+                self.core.abandon();
+                self.owner.take().map(Py::into_ptr);
+                return Err(to_py(py, &error));
+            }
+            if waited >= patience.0 && !std::mem::replace(&mut warned, true) {
+                let said = CString::new(self.stalled(waited).to_string())?;
+                PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), &said, 1)?;
             }
         }
     }

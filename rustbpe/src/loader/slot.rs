@@ -1,6 +1,12 @@
 //! The memory of one batch, handed over by address, and how rows are written into it.
 #![allow(unsafe_code)] // memory of tensors that Python owns
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use super::Dataset;
 use crate::shard::format::Dtype;
 use crate::{Error, Result};
 
@@ -79,12 +85,36 @@ enum Memory {
     U32 { tokens: Span<u32>, fill: Span<i32> },
 }
 
+/// What a thread reads to fill a slot, for who waits for it: the shard and its token, and the data set by its address.
+#[derive(Debug, Default)]
+pub struct Reading {
+    dataset: AtomicUsize,
+    place: AtomicU64,
+}
+
+impl Reading {
+    /// From here on `start` of this shard is read.
+    pub fn begin(&self, dataset: &Arc<Dataset>, shard: u32, start: u32) {
+        self.dataset.store(Arc::as_ptr(dataset).addr(), Relaxed);
+        self.place.store(u64::from(shard) << 32 | u64::from(start), Relaxed);
+    }
+
+    /// File and byte of it, if one of `sources` is read.
+    pub fn place(&self, sources: &[Arc<Dataset>]) -> Option<(PathBuf, u64)> {
+        let (dataset, place) = (self.dataset.load(Relaxed), self.place.load(Relaxed));
+        let source = sources.iter().find(|source| Arc::as_ptr(source).addr() == dataset)?;
+        Some(source.shard((place >> 32) as u32).byte_of(place as u32))
+    }
+}
+
 /// Memory for one batch.
 #[derive(Debug)]
 pub struct Slot {
     form: Form,
     memory: Memory,
     bounds: Option<Span<i32>>,
+    /// What is read into it.
+    pub reading: Arc<Reading>,
 }
 
 impl Slot {
@@ -111,7 +141,7 @@ impl Slot {
             }
         };
         let bounds = (form.bounds > 0).then(|| Span::at(bounds, form.bounds)).transpose()?;
-        Ok(Slot { form, memory, bounds })
+        Ok(Slot { form, memory, bounds, reading: Arc::default() })
     }
 
     /// Write the rows of a batch: `write` is called for each with its number and where to put its tokens, and

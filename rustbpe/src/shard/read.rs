@@ -227,6 +227,11 @@ impl ShardReader {
         Ok(use_bytes(self.header.dtype, bytes))
     }
 
+    /// The file, and where in it token `start` stands.
+    pub fn byte_of(&self, start: u32) -> (PathBuf, u64) {
+        (self.path.clone(), HEADER_BYTES as u64 + u64::from(start) * self.header.dtype.size())
+    }
+
     /// The error for an id that the vocabulary does not have.
     pub fn bad_id(&self, id: u32, start: u32) -> Error {
         let what = format!("id {id} after token {start}; the vocabulary has {} ids", self.header.vocab_size);

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.campaigns.crash import tree
 from tests.hub import Hub, Repository, sha256
 from tests.unit.hub.conftest import REPO, Run, fineweb, parquet, sentences
@@ -224,6 +226,19 @@ def test_a_mistake_has_its_exit_code_and_names_what_there_is(
 def test_hostile_names_are_refused(name: str) -> None:
     with pytest.raises(hub_room.listing.SourceError):
         hub_room.listing.check_names("owner/name", [f"{name}.parquet" if name != ".." else name])
+
+
+@pytest.mark.row("S12")
+@given(name=st.text(max_size=40) | st.text("./\\ :aAü\0\n．", max_size=12))
+def test_a_name_that_is_accepted_stays_below_the_folder(name: str) -> None:
+    try:
+        hub_room.listing.check_names("owner/name", [name])
+    except hub_room.listing.SourceError:
+        return
+    root = Path("/root/of/files")
+    assert root in Path(os.path.normpath(root / name)).parents
+    assert all(len(part.encode()) <= 255 for part in name.split("/"))
+    assert name.isascii()
 
 
 def test_a_dump_is_a_config_under_both_schemes_of_names(hub: Hub, edu: Repository, home: Path, run: Run) -> None:
