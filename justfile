@@ -106,7 +106,7 @@ transfer FOLDER="dev/records/transfer":
 hostile PART="1.0":
     python -m tests.campaigns.hostile --part {{ PART }}
 
-# benches: just bench rust (criterion) | plan (predicted against actual) | train (tokens/s) | infer (tokens/s) | startup | load, data
+# benches: just bench rust (criterion) | tok (beside peers) | worst | plan (predicted against actual) | startup | load, data
 bench NAME="rust" *ARGS:
     {{ if NAME == "rust" { "cargo bench --locked" } else { "python -m tests.bench." + NAME } }} {{ ARGS }}
 

@@ -1,7 +1,9 @@
-//! Merging one piece by rank: the pair table, a scan for short pieces and a heap for endless ones.
+//! Merging one piece by rank: the pair table, a scan for short pieces and a walk over the ranks for endless ones.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use rustc_hash::FxHashMap;
 
 use super::Id;
 use crate::spans::Spans;
@@ -81,7 +83,7 @@ impl Pairs {
     }
 }
 
-/// Up to here a scan for the smallest rank beats a heap.
+/// Up to here a scan for the smallest rank beats the walk over ranks.
 const SHORT: usize = 1 << PLACES;
 const PLACES: u32 = 6;
 
@@ -206,33 +208,33 @@ impl Merger {
         }
     }
 
-    /// The same in n log n, for pieces without an end: entries of the heap are (rank, position) in one
-    /// number, and an entry that no longer holds is passed over.
+    /// The same for pieces without an end. What a merge makes can only be merged at a higher rank, so the ranks that occur
+    /// are gone through once, in order, each with all its places from left to right: linear but for sorting the ranks.
     fn merge_long<I: Id>(&self, piece: &[u8], out: &mut Vec<I>) {
-        const PLACE_BITS: u32 = u64::BITS - ID_BITS;
         let slots: Vec<u32> = piece.iter().map(|byte| self.byte_ids[usize::from(*byte)]).collect();
-        let entry = |left: u32, right: u32, at: usize| match self.pairs.get(left, right) {
-            u32::MAX => None,
-            rank => Some(Reverse(u64::from(rank) << PLACE_BITS | at as u64)),
-        };
-        let mut heap: BinaryHeap<_> =
-            (1..slots.len()).filter_map(|next| entry(slots[next - 1], slots[next], next - 1)).collect();
+        let mut waiting = Waiting::default();
+        for (at, pair) in slots.windows(2).enumerate() {
+            waiting.push(self.pairs.get(pair[0], pair[1]), at);
+        }
         let mut spans = Spans::new(slots);
-        while let Some(Reverse(top)) = heap.pop() {
-            let (rank, at) = ((top >> PLACE_BITS) as u32, (top & ((1 << PLACE_BITS) - 1)) as usize);
-            let Some(left) = spans.get(at) else { continue };
-            let second = at + self.lengths[left as usize] as usize;
-            let Some(right) = spans.get(second) else { continue };
-            if self.pairs.get(left, right) != rank {
-                continue;
-            }
+        while let Some((rank, mut places)) = waiting.next() {
+            // Places come in rising runs, which the stable sort finds. Order matters for "aaa" only.
+            places.sort();
             let length = self.lengths[rank as usize] as usize;
-            spans.join(at, second, length, rank);
-            if let Some((start, before)) = spans.before(at) {
-                heap.extend(entry(before, rank, start));
-            }
-            if let Some(after) = spans.get(at + length) {
-                heap.extend(entry(rank, after, at));
+            for at in places {
+                let Some(left) = spans.get(at) else { continue };
+                let second = at + self.lengths[left as usize] as usize;
+                let Some(right) = spans.get(second) else { continue };
+                if self.pairs.get(left, right) != rank {
+                    continue;
+                }
+                spans.join(at, second, length, rank);
+                if let Some((start, before)) = spans.before(at) {
+                    waiting.push(self.pairs.get(before, rank), start);
+                }
+                if let Some(after) = spans.get(at + length) {
+                    waiting.push(self.pairs.get(rank, after), at);
+                }
             }
         }
         let mut at = 0;
@@ -240,5 +242,30 @@ impl Merger {
             out.push(I::of(id));
             at += self.lengths[id as usize] as usize;
         }
+    }
+}
+
+/// Places that wait for their rank.
+#[derive(Default)]
+struct Waiting {
+    ranks: BinaryHeap<Reverse<u32>>,
+    places: FxHashMap<u32, Vec<usize>>,
+}
+
+impl Waiting {
+    fn push(&mut self, rank: u32, at: usize) {
+        if rank != u32::MAX {
+            let places = self.places.entry(rank).or_insert_with(|| {
+                self.ranks.push(Reverse(rank));
+                Vec::new()
+            });
+            places.push(at);
+        }
+    }
+
+    /// The lowest rank, and its places.
+    fn next(&mut self) -> Option<(u32, Vec<usize>)> {
+        let Reverse(rank) = self.ranks.pop()?;
+        Some((rank, self.places.remove(&rank)?))
     }
 }
