@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright import sync_api as playwright
 from tests.page.conftest import Watched, shot, until
 from tests.unit.serve.conftest import Live, started
+
+from picollm.cli.serve import make_service
 
 
 def send(watched: Watched, text: str, tokens: int, **settings: str) -> None:
@@ -329,3 +332,26 @@ def test_a_call_of_the_calculator_is_a_box_and_is_said_again(watched: Watched) -
         ask(watched, "again")
     messages = json.loads(asked.value.post_data or "{}")["messages"]
     assert [part["type"] for part in messages[1]["content"]] == ["text", "python", "output", "text"]
+
+
+@pytest.mark.row("K46")
+def test_two_models_answer_the_same_prompt_in_the_page(browser: playwright.Browser, live: Live, runs: Path) -> None:
+    other = make_service(runs / "base", runs, "cpu")
+    both = replace(live.service, beside=replace(other, name="another", chats=False))
+    with contextmanager(started)(both, None) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        until(page, "!document.getElementById('compare').hidden")
+        page.check("#both")
+        page.evaluate("document.querySelector('details').open = true")
+        page.fill("#max_tokens", "8")
+        page.fill("#message", "ka")
+        page.click("#send")
+        until(page, "document.querySelector('.beside')?.textContent.length > 0")
+        until(page, "document.getElementById('stop').hidden")
+        shot(page, "beside")
+        with server.client() as client:
+            assert [one["id"] for one in client.get("/v1/models").json()["data"]] == [both.name, "another"]
+            assert client.get("/health").json()["busy"] == 0
+        page.close()
+    other.worker.close()

@@ -1,6 +1,7 @@
 """`picollm serve`: the model behind OpenAI's API, and a page to talk to it, watch runs and plan the next one."""
 
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ PLAN_WORDS = ("window-pattern", "gpu", "dtype", "preset")  # beside every knob t
 
 @click.command("serve")
 @click.argument("model", required=False)
+@click.option("--beside", help="Another model, to compare with in the page and by its name.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. Others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8008, show_default=True, help="0: any that is free.")
 @click.option("--token-file", type=click.Path(path_type=Path, dir_okay=False), help="Holds the bearer token.")
@@ -28,6 +30,7 @@ PLAN_WORDS = ("window-pattern", "gpu", "dtype", "preset")  # beside every knob t
 @click.option("--runs-dir", type=click.Path(path_type=Path, file_okay=False), help="Where MODEL and the runs lie.")
 def command(
     model: str | None,
+    beside: str | None,
     host: str,
     port: int,
     token_file: Path | None,
@@ -51,6 +54,11 @@ def command(
 
     runs = runs_dir or Layout.from_env().runs
     service = make_service(find_model(model, runs), runs, device)
+    if beside is not None:
+        other = make_service(find_model(beside, runs), runs, device)
+        if other.name == service.name:
+            raise UsageError(f"--beside {beside} is the model that is served", hint="name another run")
+        service = replace(service, beside=other)
     with listen(host, port) as socket:
         address = f"http://{shown(host)}:{socket.getsockname()[1]}"
         click.echo(f"{service.about['path']} · {service.about['stage']}, step {service.about['step']:,} · {address}")

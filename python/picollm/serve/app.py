@@ -58,7 +58,7 @@ PAGE_HEADERS = {
 
 @dataclass(frozen=True)
 class Service:
-    """What the server serves. about: the facts of the model that the page shows.
+    """What the server serves. about: the facts of the model that the page shows; beside: another model to compare with.
 
     runs() → their summaries; metrics(run, since) → lines of its log from that number on; plan(words) → what
     `picollm plan --json` prints; explain(topic) → what `picollm explain --json` prints. They raise PicoError.
@@ -73,6 +73,21 @@ class Service:
     metrics: Callable[[str, int], list[Json]]
     plan: Callable[[list[str]], Json]
     explain: Callable[[str], Json]
+    beside: "Service | None" = None
+
+    def named(self, model: str | None) -> "Service":
+        """Who is asked: the other model by its name, this one by any."""
+        return self.beside if self.beside is not None and model == self.beside.name else self
+
+    @property
+    def busy(self) -> int:
+        """Requests that run or wait."""
+        return self.worker.busy + (self.beside.busy if self.beside else 0)
+
+    def close(self) -> None:
+        self.worker.close()
+        if self.beside is not None:
+            self.beside.close()
 
 
 def make_app(service: Service) -> FastAPI:
@@ -99,24 +114,29 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> Json:
-        return {"status": "ok", "busy": worker.busy}
+        return {"status": "ok", "busy": service.busy}
 
     @app.get("/v1/models")
     async def models() -> Json:
+        names = [one.name for one in (service, service.beside) if one is not None]
         return {
             "object": "list",
-            "data": [{"id": service.name, "object": "model", "created": 0, "owned_by": "picollm"}],
+            "data": [{"id": name, "object": "model", "created": 0, "owned_by": "picollm"} for name in names],
         }
 
     @app.get("/api/about")
     async def about() -> Json:
-        return {**service.about, "name": service.name, "chats": service.chats, "context": worker.engine.context}
+        other = service.beside
+        beside = {"name": other.name, "chats": other.chats} if other else None
+        return {**service.about, "name": service.name, "chats": service.chats, "context": worker.engine.context,
+                "beside": beside}  # fmt: skip
 
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(said: ChatRequest, http: HttpRequest) -> Response:
-        if not service.chats:
+        who = service.named(said.model)
+        if not who.chats:
             raise HTTPException(400, "this is a base model: it continues text; ask /v1/completions")
-        reply = Reply(service, chat_request(said, tokenizer), said.stops, chat=True, logprobs=said.logprobs)
+        reply = Reply(who, chat_request(said, who.tokenizer), said.stops, chat=True, logprobs=said.logprobs)
         return reply.streamed() if said.stream else await reply.whole(http)
 
     @app.post("/v1/completions", responses=STREAMED)
@@ -124,7 +144,8 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
         if said.echo:
             raise HTTPException(400, "echo is not offered: the prompt is yours already")
         wanted = said.logprobs is not None
-        reply = Reply(service, text_request(said, tokenizer), said.stops, chat=False, logprobs=wanted)
+        who = service.named(said.model)
+        reply = Reply(who, text_request(said, who.tokenizer), said.stops, chat=False, logprobs=wanted)
         return reply.streamed() if said.stream else await reply.whole(http)
 
     @app.post("/tokenize")

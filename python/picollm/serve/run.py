@@ -70,4 +70,4 @@ def serve(service: Service, listener: socket.socket, host: str, token: str | Non
     try:
         make_server(service, listener, host, token).run(sockets=[listener])
     finally:
-        service.worker.close()
+        service.close()

@@ -10,7 +10,6 @@ WAITING = {
     "K25": "a rate of 50 stays finite under the soft cap (loss 10 nats), so nothing is skipped; 1e30 shows E501",
     "K38": "train without Triton: a GPU; without a C++ compiler on a CPU it is tested",
     "K39": "`speedrun`: after the first release",
-    "K46": "the page shows one model: `picollm serve` loads one",
     "K49": "CUDA's own refusal: a GPU; going on with half the rows (--auto-batch) once the system has refused: the "
     "loader's new thread was refused as well in 3 of 13 tries; the refusal itself is tested",
 }

@@ -73,6 +73,7 @@ async function* events(path, body, signal) {
 let about = { chats: true, context: 0 };
 let turns = [];
 let running = null;
+const compared = () => Boolean(about.beside) && $("both").checked;
 const number = (id) => $(id).value === "" ? undefined : Number($(id).value);
 const sampling = () => ({
   temperature: number("temperature"), top_k: number("top_k"), top_p: number("top_p"), min_p: number("min_p"),
@@ -103,6 +104,11 @@ function draw() {
       tools.append(make("button", { type: "button", textContent: "Edit", onclick: () => edit(index) }));
     }
     const node = make("div", { className: `turn ${turn.role}${turn.error ? " error" : ""}` }, text, tools);
+    if (turn.beside) {
+      const other = make("div", { className: "beside" });
+      fill(other, turn.beside);
+      text.after(other);
+    }
     node.dataset.role = turn.role;
     return node;
   }));
@@ -113,6 +119,12 @@ function edit(index) {
   turns = turns.slice(0, index);
   draw();
   $("message").focus();
+}
+// What a model answers, or how it goes on where it is a base model.
+function answers({ name, chats }, how, messages, signal) {
+  const body = { ...how, model: name };
+  return chats ? events("/v1/chat/completions", { ...body, messages }, signal)
+    : events("/v1/completions", { ...body, prompt: messages.at(-1).content }, signal);
 }
 async function reply() {
   const messages = turns.map((turn) => ({ role: turn.role, content: called(turn) ? turn.parts : turn.content }));
@@ -128,10 +140,9 @@ async function reply() {
   let first = null;
   let usage = null;
   try {
-    const asked = about.chats
-      ? events("/v1/chat/completions", { ...sampling(), messages }, running.signal)
-      : events("/v1/completions", { ...sampling(), prompt: messages.at(-1).content }, running.signal);
-    for await (const chunk of asked) {
+    const how = sampling();
+    if (compared()) how.seed ??= Math.floor(Math.random() * 2 ** 31);
+    for await (const chunk of answers(about, how, messages, running.signal)) {
       const { delta, text } = chunk.choices[0];
       const piece = delta?.content ?? text ?? "";
       heard(turn, "text", piece);
@@ -139,6 +150,13 @@ async function reply() {
       if (turn.parts.length) first ??= performance.now();
       fill(place, turn);
       usage = chunk.usage ?? usage;
+    }
+    if (compared()) {
+      turn.beside = { content: "", parts: [] };
+      for await (const { choices: [{ delta, text }] } of answers(about.beside, how, messages, running.signal)) {
+        heard(turn.beside, "text", delta?.content ?? text ?? "");
+        for (const part of delta?.parts ?? []) heard(turn.beside, part.type, part.text);
+      }
     }
   } catch (error) {
     if (error.name !== "AbortError") {
@@ -367,6 +385,8 @@ async function known() {
   }
   $("about").textContent = `${about.name} · ${about.stage}, step ${about.step.toLocaleString("en")} · ${short(about.params)} parameters · context ${about.context}`
     + (about.chats ? "" : " · a base model: it continues your text and does not answer");
+  $("compare").hidden = !about.beside;
+  $("other").textContent = about.beside?.name ?? "";
   if (streams.some((stream) => stream.readyState === EventSource.CLOSED)) follow();
   meeting = null;
 }
