@@ -138,6 +138,7 @@ async function reply() {
   $("send").disabled = true;
   const started = performance.now();
   let first = null;
+  let ended = null;
   let usage = null;
   try {
     const how = sampling();
@@ -151,6 +152,7 @@ async function reply() {
       fill(place, turn);
       usage = chunk.usage ?? usage;
     }
+    ended = performance.now();
     if (compared()) {
       turn.beside = { content: "", parts: [] };
       for await (const { choices: [{ delta, text }] } of answers(about.beside, how, messages, running.signal)) {
@@ -172,7 +174,7 @@ async function reply() {
     draw();
   }
   if (usage) {
-    const seconds = (performance.now() - (first ?? started)) / 1000;
+    const seconds = ((ended ?? performance.now()) - (first ?? started)) / 1000;
     const rate = usage.completion_tokens / Math.max(seconds, 1e-3);
     const wait = Math.round((first ?? started) - started);
     $("gauge").textContent = `context ${usage.total_tokens}/${about.context} · first token ${wait} ms · ${rate.toFixed(0)} tokens/s`
