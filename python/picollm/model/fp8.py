@@ -136,8 +136,8 @@ class Head:
     def __init__(self, weight: Tensor, vocab: int) -> None:
         self.weight, self.vocab = quantise(weight, FORWARD), vocab
 
-    def scores(self, h: Tensor) -> Tensor:
-        """h (n, C) → (n, V) in its dtype."""
+    def scores(self, h: Tensor, room: Tensor | None = None) -> Tensor:
+        """h (n, C) → (n, V) in its dtype. `room` is not used."""
         return forward_product(quantise(h, FORWARD), self.weight, h.dtype)[:, : self.vocab]
 
     def add_gradients(self, slope: Tensor, h: Tensor, by_h: Tensor, by_weight: Tensor) -> None:

@@ -45,11 +45,11 @@ def _losses(h: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -
 
 
 def _losses_and_slope(
-    z: Tensor, targets: Tensor, softcap: float | None, upstream: Tensor | None
+    z: Tensor, targets: Tensor, softcap: float | None, upstream: Tensor | None, room: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(n,) losses of raw logits z (n, V), and (n, V) gradients of Σ upstream · loss by them, in their dtype.
 
-    With t = tanh(z/c) and y = ct: ∂loss/∂z = (softmax(y) − onehot) · (1 − t²).
+    With t = tanh(z/c) and y = ct: ∂loss/∂z = (softmax(y) − onehot) · (1 − t²). room: (≥ n, V) for the gradients.
     """
     t = _exact(z)
     scale = 1.0 if softcap is None else softcap
@@ -58,7 +58,7 @@ def _losses_and_slope(
     valid = targets != IGNORE
     index = targets.clamp_min(0)[:, None]
     peak = t.amax(-1, keepdim=True)
-    slope = torch.sub(t, peak).mul_(scale).exp_()
+    slope = torch.sub(t, peak, out=None if room is None else room[: z.shape[0]]).mul_(scale).exp_()
     total = slope.sum(-1, keepdim=True)
     losses = torch.where(valid, (total.log() + scale * (peak - t.gather(1, index)))[:, 0], 0.0)
     counted = valid[:, None].to(t.dtype)
@@ -76,8 +76,8 @@ class _Head:
     def __init__(self, weight: Tensor, vocab: int, dtype: torch.dtype) -> None:
         self.weight, self.vocab = weight[:vocab].to(dtype), vocab
 
-    def scores(self, h: Tensor) -> Tensor:
-        return h @ self.weight.T
+    def scores(self, h: Tensor, room: Tensor | None = None) -> Tensor:
+        return torch.mm(h, self.weight.T, out=None if room is None else room[: h.shape[0]])
 
     def add_gradients(self, slope: Tensor, h: Tensor, by_h: Tensor, by_weight: Tensor) -> None:
         torch.mm(slope, self.weight, out=by_h)
@@ -102,10 +102,14 @@ def _gradients(
     by_weight = torch.zeros_like(weight)
     by_h = torch.empty_like(h)
     losses = []
+    # A CPU's heap gives blocks of this size back to the system, and the next chunk would fault every page in again.
+    eager = h.device.type == "cpu" and h.dtype == weight.dtype and not torch.compiler.is_compiling()
+    rooms = [h.new_empty(min(chunk, h.shape[0]), vocab) if eager else None for _ in range(2)]
     for start in range(0, h.shape[0], chunk):
         part = slice(start, start + chunk)
         weights = None if upstream is None else upstream[part]
-        loss, slope = _losses_and_slope(head.scores(h[part]), targets[part], softcap, weights)
+        scores = head.scores(h[part], rooms[0])
+        loss, slope = _losses_and_slope(scores, targets[part], softcap, weights, rooms[1])
         losses.append(loss)
         head.add_gradients(slope, h[part], by_h[part], by_weight)
     return torch.cat(losses), by_h, by_weight
