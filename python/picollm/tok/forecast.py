@@ -19,7 +19,8 @@ COUNT_BYTES = 32  # of a distinct piece once it is counted
 
 @dataclass(frozen=True)
 class Forecast:
-    """Right within a factor of about two: text is not alike everywhere, nor is a machine."""
+    """Bytes and time are right within a factor of about two, pieces and memory within three, rather too high: text that
+    comes back later looks new in a sample."""
 
     sampled_segments: int
     sampled_bytes: int
