@@ -237,6 +237,10 @@ def progress_text(counters: Mapping[str, int], seconds: float) -> str:
     return f"seg {done}/{total} · {short(counters['tokens'])} tok · {speed}{net}{eta}"
 
 
+class Asked(BaseException):
+    """A signal came. Not an Exception: it may strike inside any library, where `except Exception` would lose it."""
+
+
 @contextlib.contextmanager
 def stop_politely() -> Iterator[None]:
     """SIGINT and SIGTERM end the build within two seconds: exit 130 or 143, finished segments kept.
@@ -248,12 +252,14 @@ def stop_politely() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
-        what, code = numbers[signal.Signals(number)]
-        raise StoppedError(what, exit_code=code, hint=KEPT)
+        raise Asked(signal.Signals(number))
 
     former = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
+    except Asked as asked:
+        what, code = numbers[asked.args[0]]
+        raise StoppedError(what, exit_code=code, hint=KEPT) from None
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

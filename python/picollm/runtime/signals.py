@@ -50,6 +50,7 @@ class Stop:
 def watch(stop: Stop, seconds: float = DEADLINE_SECONDS, leave: Callable[[int], None] = os._exit) -> Iterator[Stop]:
     """Let SIGTERM, SIGINT and SIGUSR1 set `stop` inside the block; restore the former handlers after it.
 
+    A signal that came too late for the block to obey goes to the former handler, where a caller has set one.
     Outside the main thread Python allows no handlers: then nobody stops this block but the loop itself.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -70,6 +71,10 @@ def watch(stop: Stop, seconds: float = DEADLINE_SECONDS, leave: Callable[[int], 
         os.close(writer)  # the guard reads the end of the pipe and returns
         guard.join()
         os.close(reader)
+    if stop.signal is not None:
+        callers = former[stop.signal]
+        if callable(callers) and callers is not signal.default_int_handler:
+            callers(stop.signal, None)
 
 
 def hold_deadline(reader: int, stop: Stop, seconds: float, leave: Callable[[int], None]) -> None:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import gzip
 import importlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,9 @@ def o200k() -> Counter | None:
     """The same by o200k, whose split pattern we do not have, where the package bpe-openai brings it, without a network.
     Bytes that are not UTF-8 are U+FFFD to it."""
     try:
-        encoding = importlib.import_module("bpe_openai").get_encoding("o200k_base")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # how it reads its files is its own matter
+            encoding = importlib.import_module("bpe_openai").get_encoding("o200k_base")
     except ImportError:
         return None
     return lambda texts: sum(len(encoding.encode_ordinary(text.decode(errors="replace"))) for text in texts)

@@ -2,11 +2,14 @@
 
 import os
 import sys
+import time
 
 import click
 
 from picollm.cli.main import cli, main
 from picollm.errors import PicoError
+
+RANK_0_SPEAKS = 10.0  # seconds at most: when rank 0 has failed with the same, torchrun ends this one
 
 
 def quiet(arguments: list[str]) -> int:
@@ -17,7 +20,10 @@ def quiet(arguments: list[str]) -> int:
         code = done.exit_code
     except (click.ClickException, PicoError) as error:
         code = error.exit_code
-    return code if isinstance(code, int) else 0
+    if isinstance(code, int) and code:
+        time.sleep(RANK_0_SPEAKS)  # torchrun ends all ranks at once when one has failed
+        return code
+    return 0
 
 
 if __name__ == "__main__":

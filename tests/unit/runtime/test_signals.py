@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import threading
@@ -5,6 +6,8 @@ import time
 
 import pytest
 
+from picollm.cli.shard import stop_politely
+from picollm.errors import StoppedError
 from picollm.runtime.signals import Stop, watch
 
 
@@ -25,6 +28,24 @@ def test_a_signal_sets_the_flag_and_the_former_handler_comes_back(number: signal
     assert stop.code == code
     assert stop.reason == number.name
     assert signal.getsignal(number) is former
+
+
+def test_a_signal_too_late_for_the_block_reaches_the_handler_around_it() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with watch(Stop()):
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == []
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_stop_is_not_lost_in_a_library_that_swallows_errors() -> None:
+    with pytest.raises(StoppedError) as stopped, stop_politely(), contextlib.suppress(Exception):
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.exit_code == 130
 
 
 def test_the_first_signal_decides_the_code() -> None:

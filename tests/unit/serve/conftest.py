@@ -65,3 +65,12 @@ def guarded(runs: Path) -> Iterator[Live]:
     service = make_service(runs / "base", runs, "cpu")
     yield from started(service, "a-token-of-some-length")
     service.worker.close()
+
+
+def idle(client: httpx.Client) -> None:
+    """Wait until nobody is served, at most a minute."""
+    for _ in range(600):
+        if client.get("/health").json()["busy"] == 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a place in line was not given back")

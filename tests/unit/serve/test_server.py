@@ -2,14 +2,12 @@
 
 import json
 import math
-import time
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 import torch
-from tests.unit.serve.conftest import Live
+from tests.unit.serve.conftest import Live, idle
 
 from picollm.infer.engine import Engine
 from picollm.serve.speech import StopStrings
@@ -85,15 +83,6 @@ def test_special_tokens_in_a_users_text_stay_text(live: Live) -> None:
     with live.client() as client:
         said = client.post("/tokenize", json={"text": "<|bos|>"}).json()
         assert said["count"] > 1 or said["tokens"][0]["id"] < live.service.tokenizer.specials["<|bos|>"]
-
-
-def idle(client: httpx.Client) -> None:
-    """Wait until nobody is served, at most a minute."""
-    for _ in range(600):
-        if client.get("/health").json()["busy"] == 0:
-            return
-        time.sleep(0.1)
-    raise AssertionError("a place in line was not given back")
 
 
 @pytest.mark.row("W4")
