@@ -4,7 +4,7 @@
 
 *depth*: depths 2, 4, 6 × five factors on all rates (×2 from one to the next), 64 steps of 1,024 tokens; the best
 factor may move by one place. *floor*: the scale of all rates at 60, 200 and 600 steps of 1,024 tokens, depth 2;
-`plan.laws` keeps it at ½ · min(1, 200 / steps) or more. openstax, V 4,096, T 128. A process per run, one thread each;
+`plan.laws` keeps it at ½ · min(1, 600 / steps) or more. openstax, V 4,096, T 128. A process per run, one thread each;
 runs whose JSON is in FOLDER are not made again. Writes `depth.json`, `floor.json`, a picture and a table of each.
 """
 

@@ -66,7 +66,8 @@ CODES = (
     ),
     Code(
         "W301", "a sliding window pattern without a sliding kernel", by="plan", knobs=("window_pattern",),
-        why="The windows run as masked full attention, which costs more than full attention itself. The plan stays:"
+        why="The windows run as masked full attention on GPUs before Ampere and on Apple's, which costs more than full"
+        " attention itself. The plan stays:"
         " a model must not depend on the machine it was started on.",
         remedy="--window-pattern L on machines that will never have such a kernel: another model",
     ),

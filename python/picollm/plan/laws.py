@@ -20,8 +20,8 @@ RATIO_TARGET = 12.0  # tokens per scaling parameter; nanochat's default, its old
 
 MIN_STEPS = 200  # below it the batch is halved: a run needs steps; judgement
 GTOK_FLOOR = 2**14  # halving stops here
-# A run of up to SHORT_STEPS steps keeps SHORT_SCALE of the base rates whatever its batch (ours: dev/LOG.md 2026-11-22).
-SHORT_STEPS, SHORT_SCALE = 200, 0.5
+# A run of up to SHORT_STEPS steps keeps SHORT_SCALE of the base rates whatever its batch (ours: dev/LOG.md 2026-11-23).
+SHORT_STEPS, SHORT_SCALE = 600, 0.5
 
 WARMUP_SHARE, WARMUP_MAX = 0.02, 40
 RAMP_SHARE, RAMP_MAX = 0.15, 400

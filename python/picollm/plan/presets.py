@@ -1,6 +1,6 @@
 """Named starting points: values for knobs, weaker than anything a person says.
 
-All three say L: without sliding kernels windows save nothing. A preset's vocabulary yields to the shards'.
+All three say L: in rows this short windows save little. A preset's vocabulary yields to the shards'.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ Keys of `OptimPlan.adamw` are the values of `model.roles.Role`. Base values: tra
 (nanochat 92d63d4, searched at depth 12; the cliff of `x0_scale` at beta1 >= .97: its LOG 2026-01-22).
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -55,27 +56,41 @@ class OptimPlan:
         return cls(MuonGroup(**value["muon"]), adamw, tuple(value["hold_first"]))
 
 
+def batch_only(tokens_per_step: int, steps: int) -> float:
+    """The batch's scale without the floor of short runs.
+
+    Full steps bring a matrix to where it must go; the x0 scales start next to it. With the floor they fell from 0.05
+    to -0.4 within six steps, all in step: the stream crosses zero, and the loss leaps (dev/LOG.md 2026-11-23).
+    """
+    return batch_scale(tokens_per_step)
+
+
+def never_up(tokens_per_step: int, steps: int) -> float:
+    """The batch's scale, at most 1.
+
+    At 2,048 tokens a step and the full 0.2 the backout scale reaches 0.8 within seven steps, where the stream cancels
+    itself and the loss jumps (dev/LOG.md).
+    """
+    return min(1.0, batch_scale(tokens_per_step))
+
+
 @dataclass(frozen=True)
 class Base:
-    """A group before scaling. `by_batch`, `by_width`: which scale applies.
-
-    Without `by_batch` a rate is never scaled up, but down all the same: at 2,048 tokens a step and the full 0.2 the
-    backout scale reaches 0.8 within seven steps, where the stream cancels itself and the loss jumps (dev/LOG.md).
-    """
+    """A group before scaling. `batch`: its scale of (tokens per step, steps). `by_width`: of the width too."""
 
     group: AdamWGroup
-    by_batch: bool
+    batch: Callable[[int, int], float]
     by_width: bool
 
 
 ADAMW = {
-    "unembed": Base(AdamWGroup(0.008, 0.8, 0.96, 0.01), True, True),
-    "embed": Base(AdamWGroup(0.3, 0.8, 0.995, 0.001), True, True),
-    "value_embed": Base(AdamWGroup(0.15, 0.8, 0.995, 0.01), True, True),
-    "resid_scale": Base(AdamWGroup(0.005, 0.8, 0.95, 0.05), True, False),
-    "x0_scale": Base(AdamWGroup(0.5, 0.96, 0.95, 0.0), True, False),
-    "backout_scale": Base(AdamWGroup(0.2, 0.8, 0.95, 0.0), False, False),
-    "smear": Base(AdamWGroup(0.2, 0.8, 0.95, 0.0), False, False),
+    "unembed": Base(AdamWGroup(0.008, 0.8, 0.96, 0.01), lr_scale, True),
+    "embed": Base(AdamWGroup(0.3, 0.8, 0.995, 0.001), lr_scale, True),
+    "value_embed": Base(AdamWGroup(0.15, 0.8, 0.995, 0.01), lr_scale, True),
+    "resid_scale": Base(AdamWGroup(0.005, 0.8, 0.95, 0.05), batch_only, False),
+    "x0_scale": Base(AdamWGroup(0.5, 0.96, 0.95, 0.0), batch_only, False),
+    "backout_scale": Base(AdamWGroup(0.2, 0.8, 0.95, 0.0), never_up, False),
+    "smear": Base(AdamWGroup(0.2, 0.8, 0.95, 0.0), never_up, False),
 }
 
 
@@ -104,14 +119,12 @@ def base_rates(
 def optim_plan(tokens_per_step: int, steps: int, width: int, base: dict[str, float] | None = None) -> OptimPlan:
     """Peak rates for a batch, a length and a width; `base` as `base_rates` gives it."""
     base = base_rates() if base is None else base
-    by_batch, by_width = lr_scale(tokens_per_step, steps), width_scale(width)
+    by_width = width_scale(width)
     adamw = {
         role: replace(
             known.group,
-            lr=base[role]
-            * (by_batch if known.by_batch else min(1.0, batch_scale(tokens_per_step)))
-            * (by_width if known.by_width else 1.0),
+            lr=base[role] * known.batch(tokens_per_step, steps) * (by_width if known.by_width else 1.0),
         )
         for role, known in ADAMW.items()
     }
-    return OptimPlan(MuonGroup(lr=base["matrix"] * by_batch), adamw)
+    return OptimPlan(MuonGroup(lr=base["matrix"] * lr_scale(tokens_per_step, steps)), adamw)

@@ -74,14 +74,13 @@ def shape_lines(plan: TrainPlan) -> Iterator[str]:
 
 def rate_of(plan: TrainPlan, role: str) -> str:
     """Rule, peak rate, and the factors that made it."""
-    batch, width = lr_scale(plan.tokens_per_step, plan.steps), width_scale(plan.model.width)
+    size, width = (plan.tokens_per_step, plan.steps), width_scale(plan.model.width)
     if role == "matrix":
-        peak, factors, by_width = plan.optim.muon.lr, batch, False
+        peak, batch, by_width = plan.optim.muon.lr, lr_scale(*size), False
     else:
         known = ADAMW[role]
-        peak, by_width = plan.optim.adamw[role].lr, known.by_width
-        batch = batch if known.by_batch else min(1.0, batch_scale(plan.tokens_per_step))
-        factors = batch * (width if by_width else 1.0)
+        peak, batch, by_width = plan.optim.adamw[role].lr, known.batch(*size), known.by_width
+    factors = batch * (width if by_width else 1.0)
     held = batch > batch_scale(plan.tokens_per_step)
     why = f"x{batch:.3f} {'short run' if held else 'batch'}" + (f", x{width:.3f} width" if by_width else "")
     rule = "Muon " if role == "matrix" else "AdamW"

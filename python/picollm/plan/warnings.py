@@ -85,8 +85,8 @@ def balanced(config: ModelConfig) -> str:
 
 def device_warnings(plan: TrainPlan, machine: Machine) -> Iterator[Warning]:
     short = [window for window in plan.model.windows if window is not None and window < plan.seq_len - 1]
-    windowed = machine.device == "cuda" and (machine.capability is None or machine.capability >= (8, 0))
-    if short and not windowed:
+    old = machine.device == "cuda" and machine.capability is not None and machine.capability < (8, 0)
+    if short and (old or machine.device == "mps"):
         text = f"{plan.model.window_pattern} runs as masked full attention here, slower than L; the plan stays"
         yield Warning("W301", text)
     if plan.measured and plan.measured.waiting > MOST_WAITING:

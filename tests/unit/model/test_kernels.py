@@ -102,9 +102,10 @@ def test_on_a_cpu_nothing_is_tried_and_the_reasons_say_what_the_others_need(
 ) -> None:
     monkeypatch.setattr(choosing, "run", lambda trial: pytest.fail("tried"))
     choice = choose(config, CPU, FP32, tmp_path)
-    assert choice.winners == {"L": "sdpa", "S": "sdpa"}
-    assert "varlen: needs CUDA" in choice.reasons["S"]
-    assert "sdpa-cudnn: no windows" in choice.reasons["S"]
+    assert choice.winners == {"L": "sdpa", "S": "blocks"}
+    assert choice.reasons["S"] == "a CPU's: no T x T mask"
+    assert "varlen: needs CUDA" in choice.reasons["L"]
+    assert "blocks: windows only" in choice.reasons["L"]
     assert list(tmp_path.iterdir()) == []
     assert Choice(**choice.to_json()) == choice
     q = torch.randn(1, 8, 2, 16)

@@ -1,10 +1,11 @@
-"""Windows and documents on the attention kernel, over the whole grid, against sums over visible keys."""
+"""Windows and documents on the kernels that run anywhere, over the whole grid, against sums over visible keys."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from picollm.model.kernels.protocol import Documents
+from picollm.model.kernels.blocks import Blocks
+from picollm.model.kernels.protocol import Attend, Documents
 from picollm.model.kernels.sdpa import Sdpa
 
 B, H, D = 2, 4, 8
@@ -32,28 +33,57 @@ def qkv(T: int, K: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 MIXED = [0] * 3 + [1] + [2] * 40
+KERNELS = pytest.mark.parametrize("kernel", [Sdpa(), Blocks()], ids=["sdpa", "blocks"])
 
 
+@KERNELS
 @pytest.mark.parametrize("T", [1, 9, 33])
 @pytest.mark.parametrize("window", [0, 1, 7, -1, 64, None])
 @pytest.mark.parametrize("documents", ["none", "alone", "mixed"])
 @pytest.mark.parametrize("K", [4, 2, 1])
-def test_output_and_gradients_are_those_of_the_book(T: int, window: int | None, documents: str, K: int) -> None:
+def test_output_and_gradients_are_those_of_the_book(
+    kernel: Attend, T: int, window: int | None, documents: str, K: int
+) -> None:
     window = T - 1 if window == -1 else window
     runs = {"none": None, "alone": torch.arange(T).expand(B, T), "mixed": torch.tensor([MIXED[:T], [5] * T])}[documents]
     inputs = qkv(T, K, torch.float32)
     upstream = torch.randn(B, T, H, D, generator=torch.Generator().manual_seed(1))
     expected = by_the_book(*inputs, window, runs)
-    found = Sdpa()(*inputs, window, None if runs is None else Documents(runs))
+    found = kernel(*inputs, window, None if runs is None else Documents(runs))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for mine, theirs in zip(*(torch.autograd.grad(x, inputs, upstream) for x in (found, expected)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("T", [127, 128, 129, 300])
+@pytest.mark.parametrize("window", [0, 1, 100, 128, 255, None])
+@pytest.mark.parametrize("documented", [False, True])
+def test_many_blocks_are_one_mask(T: int, window: int | None, documented: bool) -> None:
+    inputs = qkv(T, 2, torch.float64)
+    marks = Documents((torch.arange(T) // 37).expand(B, T)) if documented else None
+    upstream = torch.randn(B, T, H, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found, wanted = Blocks()(*inputs, window, marks), Sdpa()(*inputs, window, marks)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(*(torch.autograd.grad(x, inputs, upstream) for x in (found, wanted)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's compiler
+def test_compiled_blocks_are_one_graph_and_agree() -> None:
+    inputs = qkv(300, 4, torch.float32)
+    called = torch.compile(Blocks(), fullgraph=True, dynamic=False)
+    found, wanted = called(*inputs, 100), Sdpa()(*inputs, 100)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(*(torch.autograd.grad(x.square().sum(), inputs) for x in (found, wanted)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@KERNELS
 @pytest.mark.parametrize("window", [7, None])
-def test_bf16_is_within_two_hundredths(window: int | None) -> None:
+def test_bf16_is_within_two_hundredths(kernel: Attend, window: int | None) -> None:
     exact, rough = qkv(33, 4, torch.float32), qkv(33, 4, torch.bfloat16)
-    found = Sdpa()(*rough, window).float()
+    found = kernel(*rough, window).float()
     torch.testing.assert_close(found, by_the_book(*exact, window, None), rtol=2e-2, atol=2e-2)
 
 

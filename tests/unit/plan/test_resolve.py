@@ -257,7 +257,7 @@ def test_a_long_warm_up_and_an_idle_gpu_are_warned_of() -> None:
 def test_a_run_of_weeks_is_warned_of() -> None:
     data = replace(DATA, vocab_size=65_536, train_tokens=10**10)
     plan = resolve(TrainRequest(target_flops=1e19), replace(CPU, memory=32 * GIB), data)
-    assert {"W301", "W407"} <= codes(plan)
+    assert "W407" in codes(plan)
     assert plan.problems == ()
 
 

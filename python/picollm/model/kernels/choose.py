@@ -2,7 +2,8 @@
 
 A candidate runs forward and backward in a process of its own, at the real sizes and dtype, is compared with plain
 attention in fp32, and timed; wrong, crashing and hanging ones are rejected with the reason. The fastest that is right
-wins. Verdicts are kept by device, driver and versions. With one candidate, as on a CPU, nothing is tried.
+wins. Verdicts are kept by device, driver and versions. With one candidate nothing is tried, and on a CPU one is taken
+by rule: there a resumed run is promised the same bits, which a race of two kernels could not keep.
 """
 
 import hashlib
@@ -41,6 +42,8 @@ class Candidate:
     since: tuple[int, int] | None = None  # None: runs anywhere
     package: str | None = None
     windows: bool = True  # without a T × T mask
+    whole: bool = True  # rows without a window
+    device: str | None = None  # type of the only one it is for
     half: bool = False  # bf16 only
 
     def make(self) -> Attend:
@@ -52,6 +55,10 @@ class Candidate:
         """Why it need not even be tried, or None."""
         if kind == "S" and not self.windows:
             return "no windows"
+        if kind == "L" and not self.whole:
+            return "windows only"
+        if self.device not in (None, device.type):
+            return f"for a {str(self.device).upper()}"
         if self.since is not None:
             if device.type != "cuda":
                 return "needs CUDA"
@@ -66,11 +73,13 @@ class Candidate:
 
 KERNELS = "picollm.model.kernels"
 PLAIN = Candidate("sdpa", f"{KERNELS}.sdpa:Sdpa")
+BLOCKS = Candidate("blocks", f"{KERNELS}.blocks:Blocks", whole=False, device="cpu")
 CANDIDATES = (
     Candidate("fa3", f"{KERNELS}.varlen:Flash3", (9, 0), package="flash_attn_interface", half=True),
     Candidate("varlen", f"{KERNELS}.varlen:Varlen", (8, 0), package="torch.nn.attention.varlen", half=True),
     Candidate("sdpa-cudnn", f"{KERNELS}.sdpa:Cudnn", (9, 0), windows=False, half=True),
     Candidate("sdpa-flash", f"{KERNELS}.sdpa:Flash", (8, 0), windows=False, half=True),
+    BLOCKS,
     PLAIN,
 )
 
@@ -155,6 +164,9 @@ def choose(
         out = {one.name: one.obstacle(kind, device, dtype) for one in candidates}
         able = [one for one in candidates if out[one.name] is None]
         why = "; ".join(f"{name}: {text}" for name, text in out.items() if text)
+        if BLOCKS in able:
+            winners[kind], reasons[kind] = BLOCKS.name, "a CPU's: no T x T mask"
+            continue
         if len(able) == 1:
             winners[kind], reasons[kind] = able[0].name, f"the only one here; {why}" if why else "the only one"
             continue
