@@ -9,6 +9,7 @@ from picollm.errors import UsageError
 from picollm.layout import cache_dir
 from picollm.model.kernels.choose import Choice, choose
 from picollm.plan.trainplan import TrainPlan
+from picollm.runtime import failpoint
 from picollm.runtime.dist import World
 from picollm.runtime.pace import duration
 from picollm.runtime.precision import compute_dtype
@@ -41,6 +42,7 @@ def warm_up(plan: TrainPlan, parts: Parts, log: RunLog) -> None:
     shape = (plan.device_batch, plan.seq_len)
     rows = torch.zeros(shape, dtype=torch.int32, device=parts.world.device)
     why = ""
+    failpoint.reach("train.compiling")
     try:
         parts.model(rows, rows.long()).backward()
     except torch.OutOfMemoryError:

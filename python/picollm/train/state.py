@@ -21,7 +21,7 @@ from picollm.model.gpt import GPT
 from picollm.model.kernels.choose import Choice
 from picollm.optim.sharded import Optimizer
 from picollm.plan.trainplan import TrainPlan
-from picollm.runtime import rng
+from picollm.runtime import failpoint, rng
 from picollm.runtime.dist import World
 from picollm.runtime.pace import Pace
 from picollm.runtime.signals import Stop
@@ -93,6 +93,7 @@ class Parts:
 
     def next_rows(self) -> list[Batch]:
         """The batches of the coming step. What the guard leaves out is read and dropped."""
+        failpoint.reach("train.waiting")
         taken = self.guard.taken(self.step)
         batches = self.stream.next_step()
         while self.guard.leaves_out(taken):

@@ -265,7 +265,9 @@ def test_a_signal_during_validation_saves_and_validates_after_the_resume(
 
 
 @pytest.mark.row("C4")
-@pytest.mark.parametrize("place", ["train.opening", "train.validating", "ckpt.begun", "ckpt.renamed", "train.step@3"])
+@pytest.mark.parametrize(
+    "place", ["train.opening", "train.validating", "train.waiting@2", "train.step@3", "ckpt.begun", "ckpt.renamed"]
+)
 def test_sigterm_in_any_phase_leaves_a_checkpoint_and_the_run_ends_in_the_same_bits(
     home: Layout, finished: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +293,25 @@ def test_a_compiled_run_has_the_same_curve(home: Layout, finished: Path) -> None
     found = run_training(asked(name="compiled", compile="on"), layout=home, screen=None)
     assert "compiled in" in (found / "train.log").read_text()
     for mine, theirs in zip(timeless(found, "step"), timeless(finished, "step"), strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert mine["loss"] == pytest.approx(
+            theirs["loss"], rel=1e-3
+        )  # roundings, through eight steps at 25 times the rate
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's compiler
+@pytest.mark.row("C4")
+def test_sigterm_while_compiling_leaves_a_checkpoint_to_go_on_from(
+    home: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failpoint, "passages", Counter())
+    monkeypatch.setenv(failpoint.VARIABLE, "train.compiling=term")
+    with pytest.raises(StoppedError, match="SIGTERM: saved step 0 of 8") as stopped:
+        run_training(asked(name="in-compiling", compile="on"), layout=home, screen=None)
+    assert stopped.value.exit_code == 143
+    monkeypatch.delenv(failpoint.VARIABLE)
+    again = run_training(asked(name="in-compiling", compile="on"), layout=home, screen=None)
+    assert json.loads((again / "exit.json").read_text())["step"] == 8
 
 
 @pytest.mark.slow
