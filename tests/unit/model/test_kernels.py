@@ -1,6 +1,9 @@
 """Which kernel is taken: wrong and crashing ones are found out in a process of their own."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from picollm.model.kernels import choose as choosing
 from picollm.model.kernels.choose import CANDIDATES, PLAIN, Candidate, Choice, choose
 from picollm.model.kernels.protocol import Documents
 from picollm.model.kernels.sdpa import Sdpa
-from picollm.model.kernels.varlen import Flattened
+from picollm.model.kernels.varlen import FLASH4, Flash4, Flattened
 
 CPU, FP32 = torch.device("cpu"), torch.float32
 HERE = "tests.unit.model.test_kernels"
@@ -135,6 +138,20 @@ def test_rows_laid_end_to_end_are_attention_within_rows_and_documents(
     torch.testing.assert_close(found, Sdpa()(q, k, v, window, marks))
 
 
+@pytest.mark.parametrize("window", [7, None])
+def test_fa4_is_told_of_rows_and_windows_in_its_own_words(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flash(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, **told: Any) -> tuple[Tensor, None]:
+        assert causal
+        assert (told["max_seqlen_q"], told["max_seqlen_k"], told["cu_seqlens_k"]) == (9, 9, told["cu_seqlens_q"])
+        left, right = told.get("window_size", (None, 0))  # None: no bound, where FA2 says -1
+        assert (left, right) == (window, 0)
+        return by_rows(q, k, v, told["cu_seqlens_q"], told["max_seqlen_q"], left), None
+
+    monkeypatch.setitem(sys.modules, FLASH4, SimpleNamespace(flash_attn_varlen_func=flash))
+    q, k, v = torch.randn(3, 2, 9, 4, 8)
+    torch.testing.assert_close(Flash4()(q, k, v, window), Sdpa()(q, k, v, window))
+
+
 def test_the_starts_of_documents_have_one_length_in_every_batch_and_too_many_are_an_error() -> None:
     few, many = Documents(torch.zeros(2, 32, dtype=torch.int64)), Documents(torch.arange(32).expand(2, 32) // 8)
     assert few.cu_seqlens().shape == many.cu_seqlens().shape
@@ -148,6 +165,8 @@ def test_a_kernel_that_is_not_installed_is_never_imported(monkeypatch: pytest.Mo
     (flash3,) = [one for one in CANDIDATES if one.name == "fa3"]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     assert flash3.obstacle("L", torch.device("cuda"), torch.bfloat16) == "flash_attn_interface is not installed"
+    (flash4,) = [one for one in CANDIDATES if one.name == "fa4"]
+    assert flash4.obstacle("S", torch.device("cuda"), torch.bfloat16) == "flash_attn.cute is not installed"
     (varlen,) = [one for one in CANDIDATES if one.name == "varlen"]
     assert varlen.obstacle("S", torch.device("cuda"), torch.bfloat16) is None
     assert varlen.obstacle("S", torch.device("cuda"), torch.float32) == "bf16 only"

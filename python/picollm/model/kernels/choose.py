@@ -66,9 +66,17 @@ class Candidate:
                 return "needs SM {}{}+".format(*self.since)
         if self.half and dtype != torch.bfloat16:
             return "bf16 only"
-        if self.package and importlib.util.find_spec(self.package) is None:
+        if self.package and not installed(self.package):
             return f"{self.package} is not installed"
         return None
+
+
+def installed(package: str) -> bool:
+    """Whether a module could be imported. To find out, the packages it lies in are."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 KERNELS = "picollm.model.kernels"
@@ -76,6 +84,7 @@ PLAIN = Candidate("sdpa", f"{KERNELS}.sdpa:Sdpa")
 BLOCKS = Candidate("blocks", f"{KERNELS}.blocks:Blocks", whole=False, device="cpu")
 CANDIDATES = (
     Candidate("fa3", f"{KERNELS}.varlen:Flash3", (9, 0), package="flash_attn_interface", half=True),
+    Candidate("fa4", f"{KERNELS}.varlen:Flash4", (9, 0), package="flash_attn.cute", half=True),
     Candidate("varlen", f"{KERNELS}.varlen:Varlen", (8, 0), package="torch.nn.attention.varlen", half=True),
     Candidate("sdpa-cudnn", f"{KERNELS}.sdpa:Cudnn", (9, 0), windows=False, half=True),
     Candidate("sdpa-flash", f"{KERNELS}.sdpa:Flash", (8, 0), windows=False, half=True),

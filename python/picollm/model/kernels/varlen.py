@@ -1,4 +1,4 @@
-"""Attention over rows laid end to end, with windows and documents: torch's own flash kernel, and FA3 where installed.
+"""Attention over rows laid end to end, with windows and documents: torch's own flash kernel; FA3, FA4 where installed.
 
 Nothing is imported from outside torch until such a kernel is asked for. None of this runs on a CPU; what it computes is
 checked on the machine it is used on (`choose`).
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from picollm.model.kernels.protocol import Documents
+
+FLASH4 = "flash_attn.cute.interface"
 
 # (q, k, v (B·T, heads, D), starts (N + 1) int32, longest, window or None) → (B·T, H, D)
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, int | None], Tensor]
@@ -73,6 +75,26 @@ class Flash3(Flattened):
 
         def kernel(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int | None) -> Tensor:
             mixed = flash(q, k, v, starts, starts, longest, longest, causal=True, window_size=sides(window))
+            found: Tensor = mixed[0] if isinstance(mixed, tuple) else mixed
+            return found
+
+        super().__init__(kernel)
+
+
+class Flash4(Flattened):
+    """`flash_attn.cute.interface.flash_attn_varlen_func` of the package flash-attn-4: SM 90 and later.
+
+    Called as its own function: through `torch.nn.attention.activate_flash_attention_impl` it would take the place of
+    FA2 in the whole process, also for layers where FA2 has won.
+    """
+
+    def __init__(self) -> None:
+        flash = importlib.import_module(FLASH4).flash_attn_varlen_func
+
+        def kernel(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int | None) -> Tensor:
+            more = {} if window is None else {"window_size": sides(window)}
+            mixed = flash(q, k, v, cu_seqlens_q=starts, cu_seqlens_k=starts, max_seqlen_q=longest,
+                          max_seqlen_k=longest, causal=True, **more)  # fmt: skip
             found: Tensor = mixed[0] if isinstance(mixed, tuple) else mixed
             return found
 
