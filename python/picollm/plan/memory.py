@@ -19,7 +19,7 @@ RECOMPUTED_TENSORS = 2.0  # of a block that backward runs again: its input and t
 STREAM_TENSORS = 3  # once: x0, the half-depth stream, before the last norm
 BACKWARD_TENSORS = 6  # alive beside them while the last MLP is taken back; fitted likewise
 LOGIT_BYTES = {"fp32": 4 + 4, "bf16": 2 + 4 + 4 + 2, "fp64": 8 + 8}  # per logit of a chunk: product, soft cap, gradient
-CHUNK_BYTES, CHUNK_LEAST, CHUNK_MOST, CHUNK_CPU = 2**28, 512, 8192, 512  # as model/loss.py has them; a test compares
+CHUNK_BYTES, CHUNK_LEAST, CHUNK_MOST, CHUNK_CPU = 2**28, 512, 8192, 1024  # as model/loss.py has them; a test compares
 MUON_STACK = 64 * 2**20  # elements that are orthogonalised at a time
 MUON_COPIES = 4  # X, A = XXᵀ, its polynomial, the product
 # Context and libraries. CPU: resident after imports and a step, CPU build of torch 2.13 (223 MiB of it mapped files).
@@ -101,7 +101,9 @@ def memory_of(config: ModelConfig, rows: int, place: Place) -> Memory:
     blocks = config.depth * RECOMPUTED_TENSORS + block if place.recompute else config.depth * block
     kept = round(unit * (blocks + STREAM_TENSORS))
     chunk = min(logits_chunk(config.vocab_size, place.device), tokens)
-    logits = chunk * vocab * LOGIT_BYTES[place.dtype] + 4 * vocab * width + unit
+    in_place = place.device == "cpu" and place.dtype == "fp32" and not place.compile  # no second copy for gradients
+    entry = LOGIT_BYTES[place.dtype] // (2 if in_place else 1)
+    logits = chunk * vocab * entry + 4 * vocab * width + unit
     muon = 4 * MUON_COPIES * min(MUON_STACK, count(config).matrices // place.ranks)
     return Memory(
         weights=weights,

@@ -32,9 +32,16 @@ def test_an_optimizer_plan_survives_json() -> None:
 
 
 def test_a_short_run_keeps_half_the_base_rates_whatever_its_batch() -> None:
-    assert optim_plan(4096, 200, 768).muon.lr == pytest.approx(MUON_LR / 2)
-    assert optim_plan(4096, 400, 768).muon.lr == pytest.approx(MUON_LR / 4)
+    assert optim_plan(4096, 600, 768).muon.lr == pytest.approx(MUON_LR / 2)
+    assert optim_plan(4096, 1200, 768).muon.lr == pytest.approx(MUON_LR / 4)
     assert optim_plan(4096, 10**6, 768).muon.lr == pytest.approx(MUON_LR * (4096 / 2**19) ** 0.5)
+
+
+def test_the_x0_scales_of_a_short_run_follow_its_batch_alone() -> None:
+    short = optim_plan(2**13, 200, 768).adamw
+    assert short["x0_scale"].lr == pytest.approx(0.5 / 8)
+    assert short["resid_scale"].lr == pytest.approx(0.005 / 8)
+    assert short["embed"].lr == pytest.approx(0.3 / 2)
 
 
 def test_a_scalar_that_does_not_follow_the_batch_is_still_never_above_it() -> None:
