@@ -286,6 +286,16 @@ def test_sigterm_in_any_phase_leaves_a_checkpoint_and_the_run_ends_in_the_same_b
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+@pytest.mark.row("K19")
+def test_a_run_with_windows_takes_the_kernel_for_them_and_resumes_to_the_same_bits(home: Layout) -> None:
+    said: dict[str, Any] = {"max_seq_len": 256, "window_pattern": "SL", "total_batch_size": 512}
+    whole = run_training(asked(name="windows", **said), layout=home, screen=None)
+    assert "attention, windows: blocks (a CPU's: no T x T mask)" in (whole / "train.log").read_text()
+    run_training(asked(name="windows-cut", stop_after=Interval(3, "steps"), **said), layout=home, screen=None)
+    again = weights(run_training(asked(name="windows-cut", **said), layout=home, screen=None))
+    assert all(torch.equal(weight, again[key]) for key, weight in weights(whole).items())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's compiler
 @pytest.mark.row("K38")
