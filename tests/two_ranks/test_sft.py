@@ -43,5 +43,5 @@ def test_two_ranks_tune_as_one_does(tmp_path: Path) -> None:
     for kind, field, count in (("step", "loss", STEPS), ("step", "n_valid", STEPS), ("eval", "bpb", 3)):
         alone, together = curve(one, kind, field), curve(two, kind, field)
         assert len(alone) == count
-        assert together == pytest.approx(alone, rel=1e-4, abs=1e-4)  # the order of sums, in nats: losses fall to 0.1
+        assert together == pytest.approx(alone, rel=1e-4, abs=3e-5)  # the order of sums, in nats: losses fall to 0.1
     assert load_model(two).meta.stage == "sft"

@@ -13,7 +13,7 @@ from picollm.model.config import ModelConfig
 from picollm.model.kernels.protocol import Attend, Documents
 from picollm.model.kernels.sdpa import Sdpa
 from picollm.model.loss import loss_sum, token_losses
-from picollm.model.pointwise import relu_squared, rms_norm
+from picollm.model.pointwise import exact, relu_squared, rms_norm
 from picollm.model.rope import Rope
 
 MLP_RATIO = 4
@@ -125,8 +125,7 @@ class GPT(nn.Module):
     def head(self, h: Tensor) -> Tensor:
         """Softcapped logits of h (…, C): (…, V), at least fp32; padded columns are cut off."""
         V = self.config.vocab_size
-        z = h @ self.lm_head.weight[:V].to(h.dtype).T
-        z = z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+        z = exact(h @ self.lm_head.weight[:V].to(h.dtype).T)
         return z if self.config.softcap is None else self.config.softcap * torch.tanh(z / self.config.softcap)
 
     def logits(self, idx: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from picollm.model import fp8
+from picollm.model.pointwise import exact
 
 IGNORE = -100  # a target that does not count
 CHUNK_BYTES = 1 << 28  # of fp32 logits on an accelerator
@@ -32,14 +33,9 @@ def softcapped(z: Tensor, softcap: float | None) -> Tensor:
     return z if softcap is None else z.div_(softcap).tanh_().mul_(softcap)
 
 
-def _exact(t: Tensor) -> Tensor:
-    """At least fp32: where the softmax is taken."""
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
-
-
 def _losses(h: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
     """(n,) losses of one chunk, 0 where ignored."""
-    y = softcapped(_exact(h @ weight.T), softcap)
+    y = softcapped(exact(h @ weight.T), softcap)
     valid = targets != IGNORE
     hit = y.gather(1, targets.clamp_min(0)[:, None])[:, 0]
     return torch.where(valid, y.logsumexp(-1) - hit, 0.0)
@@ -53,7 +49,7 @@ def _losses_and_slope(
     With t = tanh(z/c) and y = ct: ∂loss/∂z = (softmax(y) − onehot) · (1 − t²). room: (≥ n, V) for the gradients. z is
     used up.
     """
-    t = _exact(z)
+    t = exact(z)
     scale = 1.0 if softcap is None else softcap
     if softcap is not None:
         t.div_(softcap).tanh_()

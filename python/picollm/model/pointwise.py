@@ -7,13 +7,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def exact(t: Tensor) -> Tensor:
+    """t in at least fp32: where sums, softmax and losses are taken."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 class _RmsNorm(torch.autograd.Function):
     """y = x/√(mean x² + ε) along the last axis; ∂x = (g − y · mean(g y)) / √…"""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact).square_()
+        at_least = torch.promote_types(x.dtype, torch.float32)
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=at_least).square_()
         inverse = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
         y: Tensor = (x * inverse).to(x.dtype)
         ctx.save_for_backward(y, inverse)

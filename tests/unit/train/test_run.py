@@ -299,13 +299,13 @@ def test_a_run_with_windows_takes_the_kernel_for_them_and_resumes_to_the_same_bi
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch's compiler
 @pytest.mark.row("K38")
-def test_a_compiled_run_has_the_same_curve(home: Layout, finished: Path) -> None:
-    found = run_training(asked(name="compiled", compile="on"), layout=home, screen=None)
+def test_a_compiled_run_has_the_same_curve(home: Layout) -> None:
+    said = {"learning_rate": 0.02}  # at 25 times that, eight steps make 2e-4 of a rounding
+    found = run_training(asked(name="compiled", compile="on", **said), layout=home, screen=None)
+    eager = run_training(asked(name="eager", **said), layout=home, screen=None)
     assert "compiled in" in (found / "train.log").read_text()
-    for mine, theirs in zip(timeless(found, "step"), timeless(finished, "step"), strict=True):
-        assert mine["loss"] == pytest.approx(
-            theirs["loss"], rel=1e-3
-        )  # roundings, through eight steps at 25 times the rate
+    for mine, theirs in zip(timeless(found, "step"), timeless(eager, "step"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from picollm.model.kernels.protocol import Documents, additive, visible
+from picollm.model.pointwise import exact
 
 BLOCK = 128  # queries
-HALVES = (torch.bfloat16, torch.float16)
 
 
 class Blocks:
@@ -73,8 +73,7 @@ def windowed_backward(
 @windowed.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, window: int, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
     B, T, H, _D = q.shape
-    exact = torch.float32 if q.dtype in HALVES else q.dtype
-    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(B * H, T, 1, dtype=exact)
+    return torch.empty_like(q, memory_format=torch.contiguous_format), exact(q.new_empty(B * H, T, 1))
 
 
 @windowed_backward.register_fake
@@ -127,8 +126,7 @@ class _Scores:
 
 def _folded(t: Tensor) -> Tensor:
     """(B, T, H, D) → (B·H, T, D), at least fp32."""
-    exact = t.float() if t.dtype in HALVES else t
-    return exact.transpose(1, 2).reshape(-1, t.shape[1], t.shape[3])
+    return exact(t).transpose(1, 2).reshape(-1, t.shape[1], t.shape[3])
 
 
 def _unfolded(t: Tensor, like: Tensor) -> Tensor:
